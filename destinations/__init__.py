@@ -1,0 +1,1 @@
+"""The plugin contract, the registry and one module per destination."""

@@ -1,0 +1,108 @@
+"""What a destination is: data and functions. It sees payloads, never the log, the store or an offset.
+
+The engine owns everything else: subscription, filters, batching, concurrency, retries, order per profile, dead letters,
+the ledger. Nothing to inherit, nothing to register: a module in `destinations/` with a `definition` is found.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The service has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Comes back later: after `after` seconds when the service said so, else by the engine's schedule.
+    `reason` is short and groups errors: `http 503`, `timeout`."""
+
+    reason: str
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """No retry can help: goes to the dead letters with `reason`."""
+
+    reason: str
+
+
+Outcome = Delivered | Retry | Rejected
+DELIVERED: Final = Delivered()
+
+
+class Settings(BaseModel):
+    """Base of a destination's settings. Unknown keys are faults; secrets are `SecretStr` and print as stars."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Payload(BaseModel):
+    """Base of a mapped payload; each field is `mapped(...)`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    message_id: str = Field(json_schema_extra={"mapped": "messageId"}, description="Idempotency key.")
+
+
+def mapped(path: str, description: str, default: Any = ...) -> Any:
+    """A payload field with its default mapping: a dotted path into the event."""
+    return Field(default, description=description, json_schema_extra={"mapped": path})
+
+
+RawEvent = Mapping[str, Any]
+"""A whole event as `schemas.events.materialize` makes it, for destinations that take events as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """All of the world that a destination may touch, so that a test can replace it whole.
+
+    `http` is one client session for this destination; `now` is Unix time in seconds; `folder` is the data folder, against which relative paths of settings are resolved."""
+
+    http: aiohttp.ClientSession
+    now: Callable[[], float]
+    folder: str
+
+
+C = TypeVar("C")
+P = TypeVar("P")
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action(Generic[C, P]):
+    """One thing a destination can do with events.
+
+    `deliver` answers one outcome per payload: same length, same order. It may raise CredentialsRejected (the
+    destination pauses); any other exception counts as Retry for the whole batch. It is cancelled on shutdown after a
+    grace period; what it had not answered is delivered again."""
+
+    name: str  # verb and noun: upsert_contact, send_events
+    payload: type[P] | None  # a Payload; None: the whole event as RawEvent
+    types: Sequence[str]  # call types it takes; others are filtered as UNSUPPORTED_EVENT_TYPE
+    max_batch: int
+    deliver: Callable[[C, Sequence[P]], Awaitable[Sequence[Outcome]]]
+    atomic: bool = False
+    """A batch succeeds or fails as one, or repeats are harmless: it may then hold several events of one profile, in order.
+    Otherwise the engine puts at most one event per profile into a batch."""
+    concurrency: int = 8  # batches in flight at once; never two that hold one profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition(Generic[S, C]):
+    """A destination. `connect` opens what it needs for its life; `check` probes credentials and reachability without a side effect
+    and raises CredentialsRejected or Unavailable."""
+
+    name: str  # a noun: the service, lower snake case
+    description: str
+    settings: type[S]
+    connect: Callable[[S, Env], AbstractAsyncContextManager[C]]
+    check: Callable[[C], Awaitable[None]]
+    actions: Sequence[Action[C, Any]]

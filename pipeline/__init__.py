@@ -1,0 +1,1 @@
+"""Dedupe, identity, profiles, store and delivery: everything between the log and the destinations."""

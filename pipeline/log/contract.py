@@ -1,0 +1,134 @@
+"""What every event log promises.
+
+- Records with one key stay in one partition, in the order they were appended.
+- `append` returns when every record is durable (fsynced, or acknowledged by all in-sync replicas), else it raises
+  `Unavailable`; one that raised may have written a part and may be repeated.
+- A subscription is a member of a consumer group: no two live members hold one partition. What was not committed is
+  delivered again, to whoever holds the partition then.
+- Readers only ever see durable records. Offsets of a partition grow; they may have gaps on Kafka.
+- Memory is bounded: appends wait when too much is in flight, and a subscription reads on only when asked.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from schemas.errors import ConfigError
+
+MAX_RECORD_BYTES = 1_048_576  # key + value; larger ones make `append` raise ValueError
+
+
+class Record(NamedTuple):
+    """One record. `timestamp` is Unix time in milliseconds; `offset` is -1 until the log has given one."""
+
+    key: bytes
+    value: bytes
+    timestamp: int
+    offset: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records of one partition, never empty. `next_offset` is where reading goes on after them."""
+
+    topic: str
+    partition: int
+    records: Sequence[Record]
+    next_offset: int
+
+
+Start = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
+"""Called with the partitions just assigned, before any of their records is yielded; returns the offset to begin at for
+those whose position the caller keeps itself. Partitions left out begin at the group's committed offset, else at the
+earliest record. An offset that retention has removed becomes the earliest that is left."""
+
+
+class Subscription(Protocol):
+    """A member of a consumer group. One task iterates; `commit` may be called from the same task."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Batch]]:
+        """Yields what is there, one batch per partition that has news, and waits when nothing is.
+
+        One yield holds at most `max_records` records in all. The same record is not yielded twice to one member
+        unless its partition was lost and regained in between."""
+        ...
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """The partitions held now; changes only while the iterator is awaited."""
+        ...
+
+    async def commit(self, batches: Sequence[Batch]) -> None:
+        """Records that the group is done with these batches. PartitionLost: some are another member's now; those
+        still held were committed."""
+        ...
+
+
+class Log(Protocol):
+    """An open log. Topics exist with their partitions once the log is open."""
+
+    async def append(self, topic: str, records: Sequence[Record]) -> None:
+        """Returns when all records are durable, in order per key. Raises Unavailable; ValueError for a record larger
+        than MAX_RECORD_BYTES (then nothing was written)."""
+        ...
+
+    def subscribe(
+        self, topic: str, *, group: str, start: Start | None = None, max_records: int = 2_000
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Joins `group`; leaving the context leaves the group, so that another member takes over at once."""
+        ...
+
+    async def read(
+        self, topic: str, partition: int, offset: int, *, max_records: int = 1_000
+    ) -> Batch | None:
+        """Reads outside any group: the records at `offset` and after, or None when there is nothing (yet). An offset
+        that retention has removed reads from the earliest that is left."""
+        ...
+
+    async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """Earliest offset kept and the offset the next record will get, per partition."""
+        ...
+
+    async def offset_at(self, topic: str, partition: int, timestamp: int) -> int:
+        """The first offset whose record is stamped `timestamp` (Unix ms) or later; the next offset if none is."""
+        ...
+
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        """What the group has committed, per partition that it ever committed. Lag = bounds' next offset - this."""
+        ...
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has; never changes while the log is open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Whole segments go once they are older than `seconds`, or while a topic is larger than `bytes`."""
+
+    seconds: float = 30 * 86_400
+    bytes: int = 64 << 30
+
+
+def open_log(
+    url: str, *, partitions: int = 8, retention: Retention | None = None
+) -> AbstractAsyncContextManager[Log]:
+    """The log behind a URL: `embedded:///path/to/folder` or `kafka://host:port[,host:port]`.
+
+    Creates what is missing (folder, topics). `partitions` counts for topics that do not exist yet."""
+    retention = retention or Retention()
+    scheme = urlsplit(url).scheme
+    if scheme == "embedded":
+        from pipeline.log.embedded import open_embedded
+
+        return open_embedded(
+            Path(url.removeprefix("embedded://")), partitions=partitions, retention=retention
+        )
+    if scheme == "kafka":
+        from pipeline.log.kafka import open_kafka
+
+        return open_kafka(url.removeprefix("kafka://"), partitions=partitions, retention=retention)
+    raise ConfigError(f"log {url!r}: unknown scheme {scheme!r}; use embedded:///folder or kafka://host:port")

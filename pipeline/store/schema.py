@@ -1,0 +1,186 @@
+"""The tables. This is the truth; `migrations/` is how to get here, and a test compares the two.
+
+Times are UTC microseconds since 1970. JSON is text: it is read and written whole.
+
+Identity (DESIGN: nodes, edges, profiles):
+  node      an external id, `type:value`; its state (traits, counters) is what it alone contributed
+  edge      evidence: two ids seen on one event
+  profile   a connected component; its row caches the combination of its nodes. `merged_into` points at the survivor
+  merge     one profile joined into another, with the event that caused it
+
+Books:
+  events       one row per accepted event: dedupe key and where it stands in the log
+  positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
+  intake       counters of the pipeline, in the transaction of the positions they belong to
+  destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
+  exceptions   what cannot be told from a position: held back, waiting for a retry, delivered late, dead
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+metadata: Final = MetaData()
+
+profiles: Final = Table(
+    "profiles",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("merged_into", String),
+    Column("ids", Text, nullable=False),  # {type: count} of its external ids
+    Column(
+        "traits", Text, nullable=False
+    ),  # {name: [timestamp, received_at, message_id, value]}; a null value is a tombstone
+    Column("events", BigInteger, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+)
+
+nodes: Final = Table(
+    "nodes",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("profile", String),  # as of the last write; follow merged_into for the canonical one
+    Column("traits", Text),
+    Column("events", BigInteger, nullable=False, server_default="0"),
+    Column("first_seen", BigInteger),
+    Column("last_seen", BigInteger),
+    Column("added_at", BigInteger),
+    Index("nodes_by_profile", "profile"),
+)
+
+edges: Final = Table(
+    "edges",
+    metadata,
+    Column("a", String, primary_key=True),
+    Column("b", String, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("source", String, nullable=False),  # of the event that made it
+    Column("message_id", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("rules", Integer, nullable=False),  # version of the identity configuration
+)
+
+merges: Final = Table(
+    "merges",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("survivor", String, nullable=False),
+    Column("absorbed", String, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("source", String, nullable=False),
+    Column("message_id", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("rules", Integer, nullable=False),
+    Index("merges_by_survivor", "survivor"),
+)
+
+events: Final = Table(
+    "events",
+    metadata,
+    Column("key", LargeBinary, primary_key=True),  # 16 bytes: hash of source and messageId
+    Column("partition", SmallInteger, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("profile", String, nullable=False),  # as applied; empty when unresolved
+    Column("node", String, nullable=False),  # the node its state hangs on; empty when unresolved
+    Column("processed_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+refusals: Final = Table(
+    "refusals",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("source", String, nullable=False),
+    Column("message_id", String, nullable=False),
+    Column("code", String, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("refusals_by_message", "message_id"),
+)
+
+positions: Final = Table(
+    "positions",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True),
+    Column("applied", BigInteger, nullable=False),  # next offset to apply
+    Column("emitted", BigInteger, nullable=False),  # next offset whose resolved record may be missing
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+intake: Final = Table(
+    "intake",
+    metadata,
+    Column("source", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("accepted", BigInteger, nullable=False),
+    Column("duplicates", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("unresolved", BigInteger, nullable=False),  # part of accepted: no identifier was left
+)
+
+destination_positions: Final = Table(
+    "destination_positions",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("offset", BigInteger, nullable=False),  # next offset to read
+    Column("marks", Text, nullable=False),  # {origin partition: highest origin offset seen}
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+destination_counts: Final = Table(
+    "destination_counts",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("source", String, primary_key=True),
+    Column("delivered", BigInteger, nullable=False),
+    Column("filtered", BigInteger, nullable=False),
+    Column("dead", BigInteger, nullable=False),
+)
+
+destination_batches: Final = Table(
+    "destination_batches",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("next_offset", BigInteger, primary_key=True),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("filtered", Text, nullable=False),  # {reason: [[first offset, count], …]}
+    Index("destination_batches_by_time", "at"),
+)
+
+exceptions: Final = Table(
+    "exceptions",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("state", String, nullable=False),  # held, retry, delivered, dead
+    Column("source", String, nullable=False),
+    Column("profile", String, nullable=False),
+    Column("message_id", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("next_at", BigInteger, nullable=False),  # when to try again; when it ended, once it has
+    Column("value", LargeBinary),  # the resolved record; gone once delivered
+    Index("exceptions_by_state", "destination", "state", "partition", "offset"),
+)

@@ -1,0 +1,1 @@
+"""The contracts every part of Millrace shares. Imports nothing of ours."""

@@ -1,0 +1,64 @@
+"""The shape of `millrace.yaml`. `millrace schema` prints its JSON Schema; unknown keys are faults."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+EventType = Literal["track", "identify", "page", "screen", "group", "alias"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(_Model):
+    """Where events come from: a web page, an app, a server."""
+
+    write_key: SecretStr = Field(
+        description="Authorises writing to this source. Public by design in browsers.", min_length=1
+    )
+
+
+class FilterConfig(_Model):
+    """Which events a destination gets. Every rule given must hold; what does not pass is counted as FILTERED_BY_RULES."""
+
+    types: tuple[EventType, ...] | None = Field(None, description="Only these call types.")
+    events: tuple[str, ...] | None = Field(None, description="Of track calls, only these event names.")
+
+
+class DestinationConfig(_Model):
+    """A tool that gets events."""
+
+    type: str = Field(description="Name of the destination, as `millrace destinations` lists them.")
+    sources: tuple[Name, ...] | None = Field(
+        None, description="Only events of these sources; all when left out."
+    )
+    filter: FilterConfig = Field(
+        default=FilterConfig(types=None, events=None), description="Which events it gets."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the destination's type.")
+
+
+class RetentionConfig(_Model):
+    """How long the log keeps events. Whole segments go when either bound is passed."""
+
+    days: float = Field(30, gt=0, description="Age in days.")
+    gigabytes: float = Field(64, gt=0, description="Size of one topic in GiB.")
+
+
+class LogConfig(_Model):
+    """The event log."""
+
+    partitions: int = Field(8, ge=1, le=1024, description="Partitions of topics that do not exist yet.")
+    retention: RetentionConfig = Field(default=RetentionConfig(days=30, gigabytes=64))
+
+
+class Config(_Model):
+    """Everything that `millrace.yaml` says."""
+
+    sources: dict[Name, SourceConfig] = Field(default_factory=dict, description="Sources by name.")
+    destinations: dict[Name, DestinationConfig] = Field(
+        default_factory=dict, description="Destinations by name."
+    )
+    log: LogConfig = Field(default=LogConfig())

@@ -1,0 +1,15 @@
+"""The log's topics and how a key finds its partition."""
+
+from typing import Final
+from zlib import crc32
+
+EVENTS: Final = "events"
+RESOLVED: Final = "resolved"
+PROFILE_CHANGES: Final = "profile-changes"
+DEAD_LETTERS: Final = "dead-letters"
+TOPICS: Final = (EVENTS, RESOLVED, PROFILE_CHANGES, DEAD_LETTERS)
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key: CRC-32 modulo the count, which librdkafka calls its `consistent` partitioner."""
+    return crc32(key) % partitions
