@@ -7,10 +7,12 @@ the ledger. Nothing to inherit, nothing to register: a module in `destinations/`
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:  # listing destinations must not pay for an HTTP client
+    import aiohttp
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,10 @@ RawEvent = Mapping[str, Any]
 class Env:
     """All of the world that a destination may touch, so that a test can replace it whole.
 
-    `http` is one client session for this destination; `now` is Unix time in seconds; `folder` is the data folder, against which relative paths of settings are resolved."""
+    `http` is one client session for this destination; `now` is Unix time in seconds; `folder` is the data folder,
+    against which relative paths of settings are resolved."""
 
-    http: aiohttp.ClientSession
+    http: "aiohttp.ClientSession"
     now: Callable[[], float]
     folder: str
 
@@ -90,15 +93,15 @@ class Action(Generic[C, P]):
     max_batch: int
     deliver: Callable[[C, Sequence[P]], Awaitable[Sequence[Outcome]]]
     atomic: bool = False
-    """A batch succeeds or fails as one, or repeats are harmless: it may then hold several events of one profile, in order.
-    Otherwise the engine puts at most one event per profile into a batch."""
+    """A batch succeeds or fails as one, or repeats are harmless: it may then hold several events of one profile, in
+    order. Otherwise the engine puts at most one event per profile into a batch."""
     concurrency: int = 8  # batches in flight at once; never two that hold one profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition(Generic[S, C]):
-    """A destination. `connect` opens what it needs for its life; `check` probes credentials and reachability without a side effect
-    and raises CredentialsRejected or Unavailable."""
+    """A destination. `connect` opens what it needs for its life; `check` probes credentials and reachability without a
+    side effect and raises CredentialsRejected or Unavailable."""
 
     name: str  # a noun: the service, lower snake case
     description: str

@@ -1,0 +1,175 @@
+"""Posts events to an address of the customer's: JSON arrays over HTTP, signed, in order per profile.
+
+The body is a JSON array of whole events as the client sent them, with `messageId`, `timestamp`, `receivedAt`, `source`,
+`profileId` and `externalIds` set. An event may come more than once; its `messageId` tells.
+
+With a secret, `Millrace-Signature: t=<unix seconds>,v1=<hex>` is sent. To verify: compute HMAC-SHA256, keyed with the
+secret, over the bytes `<t>.` followed by the raw body; compare its hex form with `v1` in constant time; refuse a `t`
+more than five minutes away from your clock.
+"""
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from pydantic import Field, HttpUrl, SecretStr, field_validator
+
+from destinations.contract import Action, Definition, Env, Outcome, RawEvent, Retry, Settings
+from destinations.outbound import fault_of, post, user_agent
+from schemas.errors import CredentialsRejected, Unavailable
+from schemas.events import TYPES
+
+MAX_BODY_BYTES: Final = 4 << 20
+_OWN_HEADERS: Final = frozenset(
+    ("content-type", "content-length", "transfer-encoding", "idempotency-key", "millrace-signature", "user-agent")
+)
+
+
+class WebhookSettings(Settings):
+    """Where to post, and how the receiver knows that it is us."""
+
+    url: HttpUrl = Field(description="Address that gets POST requests with a JSON array of events.")
+    secret: SecretStr | None = Field(
+        None, min_length=1, description="Signs each body: HMAC-SHA256 in the header Millrace-Signature."
+    )
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Headers sent with each request, such as Authorization."
+    )
+    batch_size: int = Field(100, ge=1, le=1_000, description="Most events in one request.")
+    timeout: float = Field(10.0, gt=0, le=300, description="Seconds to wait for the whole answer.")
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f"header {name!r} is set by Millrace; leave it out")
+            if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"header {name!r} is not a header name; use letters, digits and '-'")
+            if any(ord(one) < 32 or ord(one) == 127 for one in value.get_secret_value()):
+                raise ValueError(f"the value of header {name!r} holds a control character; remove line breaks")
+        return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """An open webhook: its settings and the world."""
+
+    settings: WebhookSettings
+    env: Env
+
+
+@asynccontextmanager
+async def connect(settings: WebhookSettings, env: Env) -> AsyncIterator[Webhook]:
+    """The session is the engine's; there is nothing of our own to open or close."""
+    yield Webhook(settings, env)
+
+
+async def check(webhook: Webhook) -> None:
+    """Asks for the address with HEAD, which changes nothing there. Any answer but 401 and 403 will do, since a receiver
+    need not know HEAD."""
+    import aiohttp
+
+    settings = webhook.settings
+    timeout = aiohttp.ClientTimeout(total=settings.timeout)
+    try:
+        async with webhook.env.http.head(
+            str(settings.url), headers=_plain_headers(settings), allow_redirects=False, timeout=timeout
+        ) as response:
+            status = response.status
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        raise Unavailable(f"webhook: {fault_of(error)}") from error
+    if status in (401, 403):
+        raise CredentialsRejected(f"http {status}")
+
+
+async def send_events(webhook: Webhook, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+    """Posts the batch in requests of at most `batch_size` events, one after another.
+
+    Once a request has to come back later, so do the events after it: one of them may be of the same profile. A request
+    that is rejected holds nothing back."""
+    outcomes: list[Outcome] = []
+    for start, bodies in requests(batch, webhook.settings.batch_size):
+        part = batch[start : start + len(bodies)]
+        try:
+            outcome = await _send(webhook, part, b"[" + b",".join(bodies) + b"]")
+        except CredentialsRejected as error:
+            if not outcomes:
+                raise
+            outcome = Retry(str(error), after=0.0)  # keeps the answers already given; the next attempt pauses us
+        outcomes += [outcome] * len(part)
+        if isinstance(outcome, Retry):
+            return outcomes + [outcome] * (len(batch) - len(outcomes))
+    return outcomes
+
+
+def requests(batch: Sequence[RawEvent], most: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Cuts a batch into requests of at most `most` events and about MAX_BODY_BYTES: the index of the first event and
+    the events as JSON. An event larger than that goes alone."""
+    start, size, bodies = 0, 0, list[bytes]()
+    for index, event in enumerate(batch):
+        body = orjson.dumps(event)
+        if bodies and (len(bodies) == most or size + len(body) > MAX_BODY_BYTES):
+            yield start, bodies
+            start, size, bodies = index, 0, []
+        bodies.append(body)
+        size += len(body)
+    if bodies:
+        yield start, bodies
+
+
+def signature(secret: str, timestamp: int, body: bytes) -> str:
+    """The value of `Millrace-Signature`. `timestamp` is in Unix seconds."""
+    digest = hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
+    return f"t={timestamp},v1={digest}"
+
+
+def idempotency_key(message_ids: Sequence[str]) -> str:
+    """The same for the same events in the same order, whenever they are sent. Ids are length-prefixed, so that no two
+    lists run together."""
+    digest = hashlib.sha256()
+    for one in message_ids:
+        raw = one.encode(errors="surrogatepass")
+        digest.update(b"%d:" % len(raw) + raw)
+    return digest.hexdigest()[:32]
+
+
+async def _send(webhook: Webhook, events: Sequence[RawEvent], body: bytes) -> Outcome:
+    settings, env = webhook.settings, webhook.env
+    now = env.now()
+    headers = _plain_headers(settings) | {
+        "Content-Type": "application/json",
+        "Idempotency-Key": idempotency_key([event["messageId"] for event in events]),
+    }
+    if settings.secret is not None:
+        headers["Millrace-Signature"] = signature(settings.secret.get_secret_value(), int(now), body)
+    return await post(env.http, str(settings.url), body, headers, timeout=settings.timeout, now=now)
+
+
+def _plain_headers(settings: WebhookSettings) -> dict[str, str]:
+    own = {name: value.get_secret_value() for name, value in settings.headers.items()}
+    return own | {"User-Agent": user_agent()}
+
+
+definition: Final[Definition[WebhookSettings, Webhook]] = Definition(
+    name="webhook",
+    description="Posts events as signed JSON arrays to an address of yours.",
+    settings=WebhookSettings,
+    connect=connect,
+    check=check,
+    actions=(
+        Action(
+            name="send_events",
+            payload=None,
+            types=TYPES,
+            max_batch=1_000,
+            deliver=send_events,
+            atomic=True,
+            concurrency=8,
+        ),
+    ),
+)
