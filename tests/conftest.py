@@ -1,0 +1,73 @@
+"""The real services as fixtures. A missing one skips its tests on a laptop and fails them where `CI` is set.
+
+`kafka_broker` is the session's own Apache Kafka (kill, start, stop); `kafka_bootstrap` its address, or that of
+MILLRACE_TEST_KAFKA. `postgres_server` is the session's own PostgreSQL; `postgres_url` a fresh database on it.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tree under test, whatever the working directory
+
+from tests.services.kafka import KafkaBroker, kafka_libs
+from tests.services.postgres import PostgresServer, postgres_binaries
+from tests.services.process import ServiceAbsent
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """A running broker. A test that kills it starts it again."""
+    try:
+        libs = kafka_libs()
+    except ServiceAbsent as reason:
+        absent(reason)
+    broker = KafkaBroker(libs)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.remove()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(request: pytest.FixtureRequest) -> str:
+    """`host:port` of a broker: MILLRACE_TEST_KAFKA, else the session's own. Give topics a prefix of the test's own."""
+    if running := os.environ.get("MILLRACE_TEST_KAFKA"):
+        return running
+    broker: KafkaBroker = request.getfixturevalue("kafka_broker")
+    return broker.bootstrap
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server."""
+    try:
+        binaries = postgres_binaries()
+        server = PostgresServer(binaries)
+    except ServiceAbsent as reason:
+        absent(reason)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """`postgresql://…` of a fresh, empty database that goes with the test."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+def absent(reason: ServiceAbsent) -> NoReturn:
+    """A laptop may lack a service; continuous integration may not."""
+    if os.environ.get("CI"):
+        pytest.fail(str(reason), pytrace=False)
+    pytest.skip(str(reason))

@@ -1,0 +1,1 @@
+"""The real services tests run against, as processes of this machine: Apache Kafka and PostgreSQL."""
