@@ -42,6 +42,13 @@ class WebhookSettings(Settings):
     batch_size: int = Field(100, ge=1, le=1_000, description="Most events in one request.")
     timeout: float = Field(10.0, gt=0, le=300, description="Seconds to wait for the whole answer.")
 
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, url: HttpUrl) -> HttpUrl:
+        if url.username or url.password:
+            raise ValueError("credentials in an address are printed with it; send them as a header Authorization")
+        return url
+
     @field_validator("headers")
     @classmethod
     def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
@@ -52,6 +59,8 @@ class WebhookSettings(Settings):
                 raise ValueError(f"header {name!r} is not a header name; use letters, digits and '-'")
             if any(ord(one) < 32 or ord(one) == 127 for one in value.get_secret_value()):
                 raise ValueError(f"the value of header {name!r} holds a control character; remove line breaks")
+            if not value.get_secret_value().isascii():
+                raise ValueError(f"the value of header {name!r} is not ASCII; HTTP allows nothing else")
         return headers
 
 
