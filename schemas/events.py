@@ -81,9 +81,7 @@ def avro_schema(name: str) -> Any:
     folder = files("schemas") / "avro"
     event = fastavro.parse_schema(orjson.loads((folder / "event.avsc").read_bytes()), named)
     return (
-        event
-        if name == "event"
-        else fastavro.parse_schema(orjson.loads((folder / f"{name}.avsc").read_bytes()), named)
+        event if name == "event" else fastavro.parse_schema(orjson.loads((folder / f"{name}.avsc").read_bytes()), named)
     )
 
 
@@ -158,16 +156,10 @@ def decode_event(value: bytes) -> Event:
         raise ValueError(f"not an event record: {error}") from error
 
 
-def encode_resolved(
-    profile_id: str, origin: Origin, external_ids: Sequence[ExternalId], event_value: bytes
-) -> bytes:
+def encode_resolved(profile_id: str, origin: Origin, external_ids: Sequence[ExternalId], event_value: bytes) -> bytes:
     """The record value of a resolved event. `event_value` is the value read from `events`; its Avro body is carried
     over untouched, since a nested Avro record is its bytes in place."""
-    ids = (
-        b"".join((_long(len(external_ids)), *(_text(t) + _text(v) for t, v in external_ids)))
-        if external_ids
-        else b""
-    )
+    ids = b"".join((_long(len(external_ids)), *(_text(t) + _text(v) for t, v in external_ids))) if external_ids else b""
     return b"".join(
         (
             RESOLVED_HEADER,
@@ -245,7 +237,7 @@ _INTERNAL: Final = ("writeKey", "projectId", "_metadata")
 def materialize(resolved: Resolved) -> dict[str, Any]:
     """The whole event, decoded: what the client sent, with the server's fields set and the internal ones gone.
 
-    Adds `profileId` and `externalIds`; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
+    Adds `source`, `profileId` and `externalIds`; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
     JSON object (the collector lets none through)."""
     event = resolved.event
     full = orjson.loads(event.body)
@@ -273,6 +265,7 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
             context = full["context"] = {}
         if context.get("ip") is None:
             context["ip"] = event.ip
+    full["source"] = event.source
     full["profileId"] = resolved.profile_id or None
     full["externalIds"] = [{"type": one.type, "id": one.value} for one in resolved.external_ids]
     return full
