@@ -1,0 +1,54 @@
+"""How a role's loop runs: until it is asked to stop, and steadily through outages of what it depends on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from schemas.errors import Unavailable
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+_LONGEST_WAIT = 10.0
+
+
+async def until(stop: asyncio.Event, iterator: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Yields what `iterator` yields, and ends when `stop` is set, also in the middle of a wait."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            following = asyncio.ensure_future(anext(iterator, None))
+            await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                await asyncio.wait((following,))
+                return
+            one = following.result()
+            if one is None:
+                return
+            yield one
+    finally:
+        stopped.cancel()
+
+
+async def steadily(action: Callable[[], Awaitable[T]], stop: asyncio.Event, doing: str) -> T:
+    """The result of `action`, tried again for as long as it is Unavailable; one line when trouble starts and one when it ends.
+    Raises Unavailable once `stop` is set."""
+    failures = 0
+    while True:
+        try:
+            result = await action()
+        except Unavailable as error:
+            if stop.is_set():
+                raise
+            if failures == 0:
+                log.warning("waiting", doing=doing, error=str(error))
+            failures += 1
+            delay = min(max(error.after, 0.05 * 2 ** min(failures, 8)), _LONGEST_WAIT)
+            await asyncio.wait((asyncio.ensure_future(stop.wait()),), timeout=delay)
+        else:
+            if failures:
+                log.info("going on", doing=doing, failures=failures)
+            return result

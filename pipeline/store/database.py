@@ -1,0 +1,140 @@
+"""The connection to the database: SQLite in the data folder or PostgreSQL, through SQLAlchemy.
+
+All work is a plain function of a connection, run whole in one transaction on a thread of its own, so that the event loop
+never waits for a disk. A function may run again when the database asks for it, so it must not change anything else.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from schemas.errors import ConfigError, Unavailable
+
+T = TypeVar("T")
+
+# Serialization failure, deadlock, lock not available; and a unique key that another transaction wrote first, which the
+# next attempt finds.
+_CONFLICTS: Final = frozenset({"40001", "40P01", "55P03", "23505"})
+_ATTEMPTS: Final = 8
+
+
+class Database:
+    """A database and the threads that talk to it.
+
+    `threads` is how many transactions of this process may run at once; SQLite has one writer, whatever is asked for."""
+
+    def __init__(self, url: str, *, threads: int = 1) -> None:
+        self.url = normalize(url)
+        self.postgres = self.url.startswith("postgresql")
+        self.engine = _engine(self.url, threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in one transaction and returns its result once that is durable.
+
+        Conflicts with other transactions are tried again. Unavailable: nothing was written (the database cannot be
+        reached, or its disk is full), except that a commit whose answer was lost may have happened."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.run_sync, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """`run` for work that only reads: it sees one snapshot and waits for no writer."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.read_sync, work)
+
+    def run_sync(self, work: Callable[[Connection], T]) -> T:
+        """`run` on the calling thread."""
+        return _transact(self.engine, work)
+
+    def read_sync(self, work: Callable[[Connection], T]) -> T:
+        """`read` on the calling thread."""
+        if self.postgres:
+            return _transact(self.engine.execution_options(isolation_level="REPEATABLE READ"), work)
+        return _transact(self.engine.execution_options(read=True), work)
+
+    def close(self) -> None:
+        """Waits for transactions under way, then closes the connections."""
+        self._threads.shutdown(wait=True)
+        self.engine.dispose()
+
+
+def normalize(url: str) -> str:
+    """SQLAlchemy's form of a database URL, with the driver named. ConfigError for one that we do not speak."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres", "postgresql+psycopg", "sqlite"):
+        raise ConfigError(
+            f"database: unknown scheme {scheme!r}; use sqlite:///path/to/file or postgresql://user@host/name"
+        )
+    full = url if scheme == "sqlite" else f"postgresql+psycopg://{rest}"
+    try:
+        make_url(full)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError("database: the URL cannot be read; use postgresql://user:password@host:port/name") from error
+    return full
+
+
+def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    for attempt in range(_ATTEMPTS):
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if _sqlstate(error) not in _CONFLICTS or attempt == _ATTEMPTS - 1:
+                raise unavailable(error) from error
+            time.sleep(0.005 * 2**attempt)
+    raise AssertionError("the loop returns or raises")
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def unavailable(error: DBAPIError) -> Exception:
+    """What a database error means for the caller: Unavailable with the remedy, or the error itself when it is a bug."""
+    state = _sqlstate(error)
+    said = (str(error.orig).strip() or "no answer").splitlines()[0]
+    if state == "53100" or "database or disk is full" in said:
+        return Unavailable("the database's disk is full; free space, nothing was lost", after=5)
+    if any(words in said for words in ("disk I/O error", "readonly database", "unable to open database")):
+        return Unavailable(f"the database file cannot be used ({said}); check the disk and its permissions", after=5)
+    if "database is locked" in said:
+        return Unavailable("the database is locked by another program; close it", after=1)
+    if state in ("28P01", "28000", "3D000"):
+        return Unavailable(f"the database refuses us ({said}); check user, password and name in MILLRACE_DATABASE")
+    postgres = hasattr(error.orig, "sqlstate")
+    if error.connection_invalidated or (
+        postgres and isinstance(error, OperationalError) and (state or "08")[:2] in ("08", "57", "53")
+    ):
+        return Unavailable(f"the database cannot be reached ({said})", after=1)
+    return error
+
+
+def _engine(url: str, threads: int) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url,
+            pool_size=threads,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10, "application_name": "millrace"},
+        )
+    engine = create_engine(
+        url, pool_size=threads, max_overflow=0, connect_args={"timeout": 30, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so, see below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536", "wal_autocheckpoint=4000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        read = connection.get_execution_options().get("read")
+        connection.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,119 @@
+"""Reads the part of the identity graph that a batch touches, locked against other processes, and writes it back.
+
+SQLite has one writer, so the transaction is the lock. On PostgreSQL rows are locked nodes first, then profiles, each in
+sorted order; a profile that was absorbed meanwhile is followed and locked too, and the rare deadlock that this allows
+makes the whole transaction run again.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from pipeline.graph import Graph
+from pipeline.profile import Node, Profile
+from pipeline.store import bulk, schema
+
+_NODES = "SELECT key, profile, traits, events, first_seen, last_seen, added_at FROM nodes WHERE key {}"
+_PROFILES = "SELECT id, created_at, merged_into, ids, traits, events, first_seen, last_seen FROM profiles WHERE id {}"
+_CLAIM = "INSERT INTO nodes (key) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+_UNUSED = 1 << 62
+
+
+def load(connection: Connection, keys: Iterable[str], *, lock: bool = True) -> Graph:
+    """The nodes with these keys and every profile they lead to. `lock` keeps others from changing them until the end of
+    the transaction; nodes that are not there are claimed."""
+    wanted = sorted(set(keys))
+    postgres = connection.dialect.name == "postgresql"
+    lock = lock and postgres
+    if lock and wanted:
+        connection.connection.driver_connection.execute(_CLAIM, [wanted])  # type: ignore[union-attr]  # psycopg's own
+    graph = Graph()
+    for row in bulk.select(connection, _NODES + (" ORDER BY key FOR UPDATE" if lock else ""), wanted):
+        node = _node(row)
+        graph.nodes[node.key] = node
+    follow = {node.profile for node in graph.nodes.values() if node.profile is not None}
+    while follow:
+        for row in bulk.select(connection, _PROFILES + (" ORDER BY id FOR UPDATE" if lock else ""), sorted(follow)):
+            profile = _profile(row)
+            graph.profiles[profile.id] = profile
+        follow = {
+            profile.merged_into for profile in graph.profiles.values() if profile.merged_into is not None
+        } - graph.profiles.keys()
+    return graph
+
+
+def save(connection: Connection, graph: Graph) -> None:
+    """Writes what `Graph.apply` changed."""
+    bulk.upsert(connection, schema.nodes, [_node_row(graph.nodes[key]) for key in sorted(graph.changed_nodes)])
+    bulk.upsert(
+        connection, schema.profiles, [_profile_row(graph.profiles[one]) for one in sorted(graph.changed_profiles)]
+    )
+    bulk.upsert(
+        connection,
+        schema.edges,
+        [
+            (a, b, e.count, e.first_at, e.last_at, e.source, e.message_id, e.type, e.rules)
+            for (a, b), e in sorted(graph.edges.items())
+        ],
+        set_=_edge_changes(connection),
+    )
+    bulk.insert(
+        connection,
+        schema.merges,
+        [(m.id, m.survivor, m.absorbed, m.at, m.source, m.message_id, m.type, m.rules) for m in graph.merges],
+    )
+
+
+def _edge_changes(connection: Connection) -> dict[str, str]:
+    """Counts add up, times widen; the event that made the edge stays."""
+    least, most = ("LEAST", "GREATEST") if connection.dialect.name == "postgresql" else ("MIN", "MAX")
+    return {
+        "count": "edges.count + excluded.count",
+        "first_at": f"{least}(edges.first_at, excluded.first_at)",
+        "last_at": f"{most}(edges.last_at, excluded.last_at)",
+        **{name: f"edges.{name}" for name in ("source", "message_id", "type", "rules")},
+    }
+
+
+def _node(row: Sequence[Any]) -> Node:
+    key, profile, traits, events, first_seen, last_seen, added_at = row
+    return Node(
+        key,
+        profile,
+        orjson.loads(traits) if traits else {},
+        events,
+        _UNUSED if first_seen is None else first_seen,
+        last_seen or 0,
+        added_at,
+    )
+
+
+def _node_row(node: Node) -> tuple[Any, ...]:
+    return (
+        node.key,
+        node.profile,
+        orjson.dumps(node.traits).decode() if node.traits else None,
+        node.events,
+        node.first_seen if node.events else None,
+        node.last_seen if node.events else None,
+        node.added_at,
+    )
+
+
+def _profile(row: Sequence[Any]) -> Profile:
+    return Profile(row[0], row[1], row[2], orjson.loads(row[3]), orjson.loads(row[4]), row[5], row[6], row[7])
+
+
+def _profile_row(profile: Profile) -> tuple[Any, ...]:
+    return (
+        profile.id,
+        profile.created_at,
+        profile.merged_into,
+        orjson.dumps(profile.ids).decode(),
+        orjson.dumps(profile.traits).decode(),
+        profile.events,
+        profile.first_seen,
+        profile.last_seen,
+    )

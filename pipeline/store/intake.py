@@ -1,0 +1,148 @@
+"""One transaction per poll of the log: deduplicate, resolve, fold into profiles, count, move the position."""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from pipeline.graph import Graph
+from pipeline.identity import Rules
+from pipeline.parse import Parsed, Work
+from pipeline.store import bulk, schema
+from pipeline.store.graph import load, save
+from schemas.events import ExternalId, Origin
+
+_SEEN = 'SELECT key, partition, "offset", profile FROM events WHERE key {}'
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """An accepted event that `resolved` must hold: its profile (empty: none) and the identifiers that were promoted."""
+
+    origin: Origin
+    profile: str
+    ids: Sequence[ExternalId]
+    fallback_key: bytes  # partition key when there is no profile
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where a message was first accepted."""
+
+    origin: Origin
+    profile: str
+
+
+def positions(connection: Connection) -> dict[int, int]:
+    """Where the pipeline has to begin, per partition: the first record whose emission is not known to have happened."""
+    table = schema.positions
+    return {row.partition: row.emitted for row in connection.execute(select(table.c.partition, table.c.emitted))}
+
+
+def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules: Rules) -> list[Emission]:
+    """Applies what is new, and answers what `resolved` must get, in the order of the log.
+
+    Records below the applied position were applied before: by us, when the answer to a commit was lost or a process died
+    before it had emitted them, or by another member. They change nothing and are emitted again. `emitted` is how far
+    the caller knows that emission has come; it is written with the position."""
+    applied = _lock_positions(connection, work, emitted)
+    seen = _seen(connection, [one.key for one in work.events])
+    graph = load(connection, (str(one) for parsed in work.events for one in parsed.ids))
+    emissions, rows, counts = _resolve(work, applied, seen, graph, rules)
+    refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
+    for refusal in refusals:
+        counts[refusal.source, refusal.origin.partition, "refused"] += 1
+    save(connection, graph)
+    bulk.insert(connection, schema.events, rows)
+    bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
+    _count(connection, counts)
+    now = time.time_ns() // 1000
+    bulk.upsert(
+        connection,
+        schema.positions,
+        [
+            (partition, max(end, applied[partition]), emitted.get(partition, 0), now)
+            for partition, end in sorted(work.ends.items())
+        ],
+        set_={"emitted": _greatest(connection)},
+    )
+    return emissions
+
+
+def _greatest(connection: Connection) -> str:
+    most = "GREATEST" if connection.dialect.name == "postgresql" else "MAX"
+    return f"{most}(positions.emitted, excluded.emitted)"
+
+
+def _lock_positions(connection: Connection, work: Work, emitted: Mapping[int, int]) -> dict[int, int]:
+    """The applied position per partition, locked: a member that lost the partition without knowing waits here, and then
+    finds its records applied."""
+    table = schema.positions
+    wanted = sorted(work.ends)
+    statement = select(table.c.partition, table.c.applied).where(table.c.partition.in_(wanted)).order_by("partition")
+    applied = {row.partition: row.applied for row in connection.execute(statement.with_for_update())}
+    missing = [partition for partition in wanted if partition not in applied]
+    if missing:
+        bulk.insert(connection, table, [(partition, 0, 0, 0) for partition in missing])
+    return applied | dict.fromkeys(missing, 0)
+
+
+def _seen(connection: Connection, keys: Collection[bytes]) -> dict[bytes, Seen]:
+    rows = bulk.select(connection, _SEEN, list(keys), kind="bytea")
+    return {bytes(key): Seen(Origin(partition, offset), profile) for key, partition, offset, profile in rows}
+
+
+_Row = tuple[bytes, int, int, str, str, int]
+_Counts = Counter[tuple[str, int, str]]
+
+
+def _resolve(
+    work: Work, applied: Mapping[int, int], seen: dict[bytes, Seen], graph: Graph, rules: Rules
+) -> tuple[list[Emission], list[_Row], _Counts]:
+    emissions: list[Emission] = []
+    rows: list[_Row] = []
+    counts: _Counts = Counter()
+    now = time.time_ns() // 1000
+    for parsed in work.events:
+        origin, key, event, ids, traits, value = parsed
+        known = seen.get(key)
+        if origin.offset < applied[origin.partition]:
+            if known is not None and known.origin == origin:
+                emissions.append(
+                    Emission(origin, known.profile, _promoted(parsed, known.profile, graph), event.key, value)
+                )
+        elif known is not None:
+            counts[event.source, origin.partition, "duplicates"] += 1
+        else:
+            outcome = graph.apply(event, key, ids, traits, rules)
+            seen[key] = Seen(origin, outcome.profile)
+            rows.append((key, *origin, outcome.profile, outcome.node, now))
+            counts[event.source, origin.partition, "accepted"] += 1
+            if not outcome.profile:
+                counts[event.source, origin.partition, "unresolved"] += 1
+            emissions.append(Emission(origin, outcome.profile, outcome.ids, event.key, value))
+    return emissions, rows, counts
+
+
+def _promoted(parsed: Parsed, profile: str, graph: Graph) -> list[ExternalId]:
+    """Which identifiers of an event applied earlier led to its profile."""
+    if not profile or profile not in graph.profiles:
+        return []
+    survivor = graph.canonical(profile)
+    return [one for one in parsed.ids if graph.profile_of(one) == survivor]
+
+
+_COUNTERS = ("accepted", "duplicates", "refused", "unresolved")
+
+
+def _count(connection: Connection, counts: _Counts) -> None:
+    keys = sorted({(source, partition) for source, partition, _ in counts})
+    bulk.upsert(
+        connection,
+        schema.intake,
+        [(*key, *(counts[(*key, name)] for name in _COUNTERS)) for key in keys],
+        set_={name: f"intake.{name} + excluded.{name}" for name in _COUNTERS},
+    )

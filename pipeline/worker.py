@@ -1,0 +1,67 @@
+"""The pipeline's process: events in, one transaction per poll, resolved events out."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import structlog
+
+from pipeline.identity import Rules
+from pipeline.log import Log, Record
+from pipeline.parse import parse
+from pipeline.running import steadily, until
+from pipeline.store.database import Database
+from pipeline.store.intake import Emission, apply, positions
+from schemas.errors import PartitionLost, Unavailable
+from schemas.events import encode_resolved
+from schemas.topics import EVENTS, RESOLVED
+
+GROUP = "pipeline"
+
+log = structlog.get_logger()
+
+
+async def run_worker(
+    events: Log, database: Database, *, stop: asyncio.Event, rules: Rules | None = None, max_records: int = 4_000
+) -> None:
+    """Works until `stop` is set, then finishes the poll in hand.
+
+    Order of promises: the transaction, then `resolved`, then the commit. Whatever dies in between, the next member
+    begins where emission was last known to be complete and emits again what may be missing."""
+    rules = rules or Rules()
+    emitted: dict[int, int] = {}
+
+    async def start(assigned: Sequence[int]) -> Mapping[int, int]:
+        known = await steadily(lambda: database.read(positions), stop, "reading positions")
+        emitted.update({partition: known.get(partition, 0) for partition in assigned})
+        return {partition: emitted[partition] for partition in assigned}
+
+    async with events.subscribe(EVENTS, group=GROUP, start=start, max_records=max_records) as subscription:
+        with suppress(Unavailable):  # asked to stop during an outage: the next start goes on from here
+            async for batches in until(stop, aiter(subscription)):
+                work = await asyncio.to_thread(parse, batches)
+
+                async def applied() -> list[Emission]:
+                    return await database.run(lambda connection: apply(connection, work, emitted, rules))  # noqa: B023 - awaited within the turn
+
+                emissions = await steadily(applied, stop, "applying events")
+                records = _records(emissions)
+                await steadily(lambda: events.append(RESOLVED, records), stop, "emitting resolved events")  # noqa: B023
+                emitted.update(work.ends)
+                with suppress(PartitionLost):
+                    await subscription.commit(batches)
+
+
+def _records(emissions: Sequence[Emission]) -> list[Record]:
+    """Keyed by profile, so that a person's events stay in order. Stamped with the present, not the event's time: the path
+    of an event is found by when it was processed."""
+    now = time.time_ns() // 1_000_000
+    return [
+        Record(
+            one.profile.encode() or one.fallback_key,
+            encode_resolved(one.profile, one.origin, one.ids, one.value),
+            now,
+        )
+        for one in emissions
+    ]
