@@ -21,7 +21,7 @@ class SourceConfig(_Model):
 
 
 class FilterConfig(_Model):
-    """Which events a destination gets. Every rule given must hold; what does not pass is counted as FILTERED_BY_RULES."""
+    """Which events a destination gets. Every rule given must hold; the rest is counted as FILTERED_BY_RULES."""
 
     types: tuple[EventType, ...] | None = Field(None, description="Only these call types.")
     events: tuple[str, ...] | None = Field(None, description="Of track calls, only these event names.")
@@ -31,13 +31,11 @@ class DestinationConfig(_Model):
     """A tool that gets events."""
 
     type: str = Field(description="Name of the destination, as `millrace destinations` lists them.")
-    sources: tuple[Name, ...] | None = Field(
-        None, description="Only events of these sources; all when left out."
-    )
-    filter: FilterConfig = Field(
-        default=FilterConfig(types=None, events=None), description="Which events it gets."
-    )
-    settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the destination's type.")
+    sources: tuple[Name, ...] | None = Field(None, description="Only events of these sources; all when left out.")
+    filter: FilterConfig = Field(default=FilterConfig(types=None, events=None), description="Which events it gets.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="Settings of the destination's type."
+    )  # unvalidated, so secrets in it are plain text: never printed
 
 
 class RetentionConfig(_Model):
@@ -57,8 +55,14 @@ class LogConfig(_Model):
 class Config(_Model):
     """Everything that `millrace.yaml` says."""
 
-    sources: dict[Name, SourceConfig] = Field(default_factory=dict, description="Sources by name.")
-    destinations: dict[Name, DestinationConfig] = Field(
-        default_factory=dict, description="Destinations by name."
+    sources: dict[Name, SourceConfig] = Field(
+        default_factory=dict,
+        description="Sources by name. When none is named there is one, `default`, with the write key "
+        "MILLRACE_WRITE_KEY, else one made at the first start.",
     )
-    log: LogConfig = Field(default=LogConfig())
+    destinations: dict[Name, DestinationConfig] | None = Field(
+        None,
+        description="Destinations by name. When the section is left out there is one, `warehouse`: the DuckDB file "
+        "warehouse.duckdb in the data folder. `{}` means none.",
+    )
+    log: LogConfig = Field(default=LogConfig(), description="The event log.")

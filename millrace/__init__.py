@@ -1,0 +1,1 @@
+"""The composition root: command line, configuration, roles and their supervisor. Nobody imports it."""

@@ -1,0 +1,73 @@
+"""All that a role needs to know, from the environment, the data folder and `millrace.yaml`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import BaseModel, SecretStr
+
+from millrace import data_folder
+from millrace.config.load import Loaded, SettingsModels, load_file
+from millrace.environment import Environment
+from schemas.config import Config, DestinationConfig, SourceConfig
+
+DEFAULT_SOURCE: Final = "default"
+DEFAULT_DESTINATION: Final = "warehouse"
+DEFAULT_WAREHOUSE: Final = DestinationConfig(type="duckdb", settings={"path": "warehouse.duckdb"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was decided before anything starts."""
+
+    environment: Environment
+    config: Config
+    sources: Mapping[str, SourceConfig]  # never empty
+    destinations: Mapping[str, DestinationConfig]
+    destination_settings: Mapping[str, BaseModel]  # validated; empty unless they were asked for
+    api_token: SecretStr
+
+
+def load_settings(environment: Environment, *, delivers: bool) -> Settings:
+    """Checks everything and prepares the data folder. ConfigError holds every fault of the file.
+
+    `delivers`: the settings of destinations are needed too; without it they are neither expanded nor checked."""
+    loaded = load_config(environment, delivers=delivers)
+    data_folder.prepare(environment.data)
+    destinations = loaded.config.destinations
+    return Settings(
+        environment=environment,
+        config=loaded.config,
+        sources=loaded.config.sources or {DEFAULT_SOURCE: SourceConfig(write_key=_write_key(environment))},
+        destinations={DEFAULT_DESTINATION: DEFAULT_WAREHOUSE} if destinations is None else destinations,
+        destination_settings=loaded.settings,
+        api_token=_api_token(environment),
+    )
+
+
+def load_config(environment: Environment, *, delivers: bool) -> Loaded:
+    """The file's content, or what holds without a file. Touches nothing."""
+    models = settings_models if delivers else None
+    if environment.config is None:
+        loaded = Loaded(Config())
+    else:
+        loaded = load_file(environment.config, environment.variables, models)
+    if delivers and loaded.config.destinations is None:
+        model = settings_models()[DEFAULT_WAREHOUSE.type]
+        loaded.settings[DEFAULT_DESTINATION] = model.model_validate(DEFAULT_WAREHOUSE.settings)
+    return loaded
+
+
+def settings_models() -> SettingsModels:
+    """The settings model of every destination type there is."""
+    from destinations.registry import definitions
+
+    return {name: one.settings for name, one in definitions().items()}
+
+
+def _write_key(environment: Environment) -> SecretStr:
+    return SecretStr(environment.write_key or data_folder.remembered(environment.data, data_folder.WRITE_KEY, "wk_"))
+
+
+def _api_token(environment: Environment) -> SecretStr:
+    return SecretStr(environment.api_token or data_folder.remembered(environment.data, data_folder.API_TOKEN, "token_"))

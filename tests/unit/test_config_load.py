@@ -1,0 +1,280 @@
+"""millrace.yaml becomes the expected object, or every fault at once with its place and remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from millrace.config.load import Loaded, load_file, load_text
+from schemas.config import Config, DestinationConfig, FilterConfig, LogConfig, RetentionConfig, SourceConfig
+from schemas.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+class CrmSettings(BaseModel):
+    """Stands in for a destination's own settings."""
+
+    model_config = ConfigDict(extra="forbid")
+    api_key: SecretStr
+    batch_size: int = Field(100, ge=1)
+    region: str = "eu"
+
+    @field_validator("region")
+    @classmethod
+    def _talkative(cls, region: str) -> str:
+        if region not in ("eu", "us"):
+            raise ValueError(f"region {region} does not exist")
+        return region
+
+
+def load(text: str, **variables: str) -> Loaded:
+    return load_text(text, "millrace.yaml", variables, lambda: {"crm": CrmSettings})
+
+
+def faults(text: str, **variables: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(text, **variables)
+    return list(caught.value.faults)
+
+
+def test_a_whole_file_is_read() -> None:
+    loaded = load(
+        """
+sources:
+  web: {write_key: "${KEY}"}
+destinations:
+  sales:
+    type: crm
+    sources: [web]
+    filter: {types: [track], events: [Order Completed]}
+    settings:
+      api_key: ${TOKEN:-none}
+      batch_size: ${SIZE:-7}
+log:
+  partitions: 3
+  retention: {days: 1.5, gigabytes: 2}
+""",
+        KEY="12345",
+    )
+
+    assert loaded.config == Config(
+        sources={"web": SourceConfig(write_key=SecretStr("12345"))},
+        destinations={
+            "sales": DestinationConfig(
+                type="crm",
+                sources=("web",),
+                filter=FilterConfig(types=("track",), events=("Order Completed",)),
+                settings={"api_key": "none", "batch_size": "7"},
+            )
+        },
+        log=LogConfig(partitions=3, retention=RetentionConfig(days=1.5, gigabytes=2)),
+    )
+    assert loaded.settings == {"sales": CrmSettings(api_key=SecretStr("none"), batch_size=7)}
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "sources:\ndestinations:\nlog:\n"])
+def test_an_empty_file_and_empty_sections_say_nothing(text: str) -> None:
+    assert load(text) == Loaded(Config())
+
+
+def test_no_destinations_differs_from_not_saying() -> None:
+    assert load("destinations: {}").config.destinations == {}
+    assert load("").config.destinations is None
+
+
+def test_every_fault_is_reported_at_once_with_line_key_and_remedy() -> None:
+    assert faults(
+        """\
+sorces: {}
+sources:
+  web:
+    writekey: k1
+  Bad Name:
+    write_key: k2
+  app:
+    write_key: 99
+destinations:
+  a:
+    type: crn
+  b:
+    type: crm
+    sources: [wob]
+    filter:
+      types: [trakc]
+    settings:
+      batch_size: many
+      regoin: eu
+  c:
+    type: crm
+    settings: {api_key: "${CRM_KEY}"}
+log:
+  partitions: 0
+  retention: forever
+"""
+    ) == [
+        "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, log)",
+        "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
+        "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key)",
+        "millrace.yaml:5 sources.Bad Name: is not a name; start with a lower-case letter, then letters, digits, _ or -, "
+        "63 in all at most",
+        "millrace.yaml:8 sources.app.write_key: must be text; put it in quotes",
+        "millrace.yaml:11 destinations.a.type: unknown destination type; did you mean crm? (known: crm)",
+        "millrace.yaml:14 destinations.b.sources[0]: unknown source; did you mean web? (known: web, Bad Name, app)",
+        "millrace.yaml:16 destinations.b.filter.types[0]: must be 'track', 'identify', 'page', 'screen', 'group' or 'alias'; "
+        "did you mean track?",
+        "millrace.yaml:17 destinations.b.settings.api_key: required; add `api_key: …`",
+        "millrace.yaml:18 destinations.b.settings.batch_size: must be a whole number",
+        "millrace.yaml:19 destinations.b.settings.regoin: unknown key; did you mean region? "
+        "(known: api_key, batch_size, region)",
+        "millrace.yaml:22 destinations.c.settings.api_key: environment variable CRM_KEY is not set; set it, or give a "
+        "default: ${CRM_KEY:-default}",
+        "millrace.yaml:24 log.partitions: must be greater than or equal to 1",
+        "millrace.yaml:25 log.retention: must be a mapping: `key: value` lines, indented",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "sources:\n  web: [\n",
+            "millrace.yaml:3: not valid YAML: while parsing a flow node, expected the node content, but found '<stream end>'; "
+            "mend it, then check again",
+        ),
+        ("log: !!python/name:os.system", "could not determine a constructor"),
+        (
+            "a: 1\n---\nb: 2\n",
+            "millrace.yaml:2: not valid YAML: expected a single document in the stream, but found another",
+        ),
+        ("[]", "millrace.yaml:1: must be a mapping"),
+        ("log:\n  partitions: 3\n  partitions: 4\n", "millrace.yaml:3 log.partitions: is given twice, first in line 2"),
+        ("log: &again\n  retention: *again\n", "millrace.yaml:2 log.retention: an alias points at what it stands in"),
+        ("log: {partitions: 2024-99-99}", "millrace.yaml:1 log.partitions: looks like a date"),
+        ("? [a]\n: b\n", "millrace.yaml:1: a key must be plain text"),
+        ("sources: {a: {write_key: x}, b: {write_key: x}}", "sources.b.write_key: is also the write key of source a"),
+        ("sources: {a: {write_key: ''}}", "sources.a.write_key: must not be empty"),
+        ("sources: {a: {write_key: '${'}}", "sources.a.write_key: a reference is not closed or not named"),
+        ("sources: {a: }", "sources.a: must be a mapping"),
+        ("destinations: {a: {}}", "destinations.a.type: required"),
+        ("destinations: [a]", "destinations: must be a mapping"),
+        ("destinations: {a: {type: crm, sources: [web]}}", "sources[0]: unknown source; known: default"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, fault: str) -> None:
+    found = faults(text)
+    assert [one for one in found if fault in one], found
+
+
+def test_a_bom_and_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / "millrace.yaml"
+    file.write_bytes(b"\xef\xbb\xbflog: {partitions: 2}\n")
+    assert load_file(file, {}, None).config.log.partitions == 2
+
+    file.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 5; save it as UTF-8"):
+        load_file(file, {}, None)
+
+
+def test_variables_follow_the_shell() -> None:
+    def write_key(text: str, **variables: str) -> str:
+        config = load(f"sources: {{web: {{write_key: '{text}'}}}}", **variables).config
+        return config.sources["web"].write_key.get_secret_value()
+
+    assert write_key("${A}-${B:-b}", A="a") == "a-b"
+    assert write_key("${A:-b}", A="") == "b"
+    assert write_key("$${A}", A="a") == "${A}"
+    assert write_key("$A {A}", A="a") == "$A {A}"
+    assert write_key("${A}", A="a: [b]") == "a: [b]"
+    assert write_key("${A}", A="${B}", B="b") == "${B}"
+
+
+def test_merge_keys_and_anchors_work() -> None:
+    loaded = load(
+        """
+destinations:
+  one: &base
+    type: crm
+    settings: &settings {api_key: k, batch_size: 5}
+  two:
+    <<: *base
+    settings: {<<: *settings, region: us}
+"""
+    )
+    assert loaded.settings == {
+        "one": CrmSettings(api_key=SecretStr("k"), batch_size=5),
+        "two": CrmSettings(api_key=SecretStr("k"), batch_size=5, region="us"),
+    }
+
+
+def test_secrets_print_nowhere() -> None:
+    secret = "s3cr3t-value"
+    text = """
+sources: {{web: {{write_key: '${{K}}'}}, app: {{write_key: '${{K}}'}}}}
+destinations: {{sales: {{type: crm, settings: {{api_key: {key}, region: '${{K}}'}}}}}}
+"""
+    said = "\n".join(faults(text.format(key="['${K}']"), K=secret))
+    assert secret not in said
+    assert "region ********** does not exist" in said
+
+    loaded = load("destinations: {sales: {type: crm, settings: {api_key: '${K}'}}}", K=secret)
+    assert secret not in repr(loaded)
+
+
+def test_without_models_the_settings_of_destinations_are_left_alone() -> None:
+    text = "destinations: {sales: {type: anything, settings: {api_key: '${UNSET}'}}}"
+
+    loaded = load_text(text, "millrace.yaml", {}, None)
+
+    assert loaded.config.destinations == {"sales": DestinationConfig(type="anything", settings={"api_key": "${UNSET}"})}
+    assert loaded.settings == {}
+
+
+class Anything(BaseModel):
+    """Takes any settings, so that the examples are tested for what they say and not for one destination."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def example(name: str) -> dict[str, Any]:
+    models = {"duckdb": Anything, "webhook": Anything}
+    return load_file(ROOT / name, {}, lambda: models).config.model_dump(exclude_defaults=True)
+
+
+def test_the_minimal_file_says_one_source() -> None:
+    assert example("millrace.minimal.yaml") == {"sources": {"website": {"write_key": SecretStr("wk_change_me")}}}
+
+
+def test_the_reference_file_says_everything() -> None:
+    loaded = load_file(ROOT / "millrace.example.yaml", {}, lambda: {"duckdb": Anything, "webhook": Anything})
+
+    assert loaded.config == Config(
+        sources={
+            "website": SourceConfig(write_key=SecretStr("wk_website")),
+            "backend": SourceConfig(write_key=SecretStr("wk_backend")),
+        },
+        destinations={
+            "warehouse": DestinationConfig(type="duckdb", settings={"path": "warehouse.duckdb"}),
+            "orders": DestinationConfig(
+                type="webhook",
+                sources=("backend",),
+                filter=FilterConfig(types=("track",), events=("Order Completed",)),
+                settings={"url": "http://127.0.0.1:9000/orders", "secret": "change-me"},
+            ),
+        },
+        log=LogConfig(partitions=8, retention=RetentionConfig(days=30, gigabytes=64)),
+    )
+
+
+@pytest.mark.parametrize("name", ["millrace.minimal.yaml", "millrace.example.yaml"])
+def test_the_shipped_files_pass_the_real_checks(name: str) -> None:
+    from millrace.settings import settings_models
+
+    assert load_file(ROOT / name, {}, settings_models)
+
+
+def test_the_reference_file_names_every_key_there_is() -> None:
+    text = (ROOT / "millrace.example.yaml").read_text()
+    for model in (Config, SourceConfig, DestinationConfig, FilterConfig, LogConfig, RetentionConfig):
+        assert [name for name in model.model_fields if f"{name}:" not in text] == []
