@@ -5,13 +5,14 @@ here (`SCHEMA_IDS`), so that a reader without a registry knows every version tha
 Times are UTC microseconds since 1970.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
-from io import BytesIO
-from typing import Any, Final, NamedTuple
+from math import isfinite
+from typing import Any, Final, NamedTuple, Protocol
 
 import fastavro
 import orjson
@@ -85,11 +86,8 @@ def avro_schema(name: str) -> Any:
     )
 
 
-def _long(n: int) -> bytes:
-    """Avro's zigzag varint."""
-    n = (n << 1) ^ (n >> 63)
-    if n < 0x80:
-        return _SMALL[n]
+def _varint(n: int) -> bytes:
+    """Seven bits a byte, lowest first; the top bit says that more follow."""
     out = bytearray()
     while n > 0x7F:
         out.append((n & 0x7F) | 0x80)
@@ -98,7 +96,19 @@ def _long(n: int) -> bytes:
     return bytes(out)
 
 
-_SMALL: Final = tuple(bytes((n,)) for n in range(0x80))
+# Two bytes of a varint at once: with more to follow, and as its end. Half the time of the loop.
+_PAIRS: Final = tuple(bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14))
+_ENDS: Final = tuple(_varint(n) for n in range(1 << 14))
+
+
+def _long(n: int) -> bytes:
+    """Avro's zigzag varint."""
+    n = (n << 1) ^ (n >> 63)
+    if n < 1 << 14:
+        return _ENDS[n]
+    if 1 << 42 <= n < 1 << 56:  # microseconds of the years 1970 to 3111
+        return _PAIRS[n & 0x3FFF] + _PAIRS[n >> 14 & 0x3FFF] + _PAIRS[n >> 28 & 0x3FFF] + _ENDS[n >> 42]
+    return _varint(n)
 
 
 def _text(text: str) -> bytes:
@@ -106,54 +116,80 @@ def _text(text: str) -> bytes:
     return _long(len(raw)) + raw
 
 
-def encode_event(event: Event) -> bytes:
-    """The record value of an event. Byte for byte what fastavro writes (a test holds it), at a third of the cost."""
-    return EVENT_HEADER + encode_envelope(event)
+def _optional_text(text: str | None) -> bytes:
+    return b"\x00" if text is None else b"\x02" + _text(text)
 
 
-def encode_envelope(event: Event) -> bytes:
-    """The Avro body alone."""
-    (
-        source,
-        kind,
-        message_id,
-        anonymous_id,
-        user_id,
-        timestamp,
-        sent_at,
-        received_at,
-        channel,
-        ip,
-        refused,
-        body,
-    ) = event
-    return b"".join(
-        (
-            _text(source),
-            _text(kind),
-            _text(message_id),
-            b"\x00" if anonymous_id is None else b"\x02" + _text(anonymous_id),
-            b"\x00" if user_id is None else b"\x02" + _text(user_id),
-            _long(timestamp),
-            b"\x00" if sent_at is None else b"\x02" + _long(sent_at),
-            _long(received_at),
-            _text(channel),
-            b"\x00" if ip is None else b"\x02" + _text(ip),
-            b"\x00" if refused is None else b"\x02" + _text(refused),
-            _long(len(body)),
-            body,
+class WriteEvent(Protocol):
+    """Writes the record value of one event of a request."""
+
+    def __call__(
+        self,
+        kind: str,
+        message_id: str,
+        anonymous_id: str | None,
+        user_id: str | None,
+        timestamp: int,
+        sent_at: int | None,
+        refused: str | None,
+        body: bytes,
+    ) -> bytes: ...
+
+
+def event_writer(source: str, received_at: int, channel: str, ip: str | None) -> WriteEvent:
+    """A writer of record values for what one request brought: what its events share is encoded once.
+
+    Byte for byte what fastavro writes, at a quarter of the cost."""
+    head = EVENT_HEADER + _text(source)
+    tail = _long(received_at) + _text(channel) + _optional_text(ip)
+    accepted = tail + b"\x00"
+    sent: dict[int | None, bytes] = {None: b"\x00"}
+
+    def write(
+        kind: str,
+        message_id: str,
+        anonymous_id: str | None,
+        user_id: str | None,
+        timestamp: int,
+        sent_at: int | None,
+        refused: str | None,
+        body: bytes,
+    ) -> bytes:
+        if (sent_part := sent.get(sent_at)) is None:
+            sent_part = sent[sent_at] = b"\x02" + _long(sent_at or 0)
+        return b"".join(
+            (
+                head,
+                _TYPE_TEXTS.get(kind) or _text(kind),
+                _text(message_id),
+                b"\x00" if anonymous_id is None else b"\x02" + _text(anonymous_id),
+                b"\x00" if user_id is None else b"\x02" + _text(user_id),
+                _long(timestamp),
+                sent_part,
+                accepted if refused is None else tail + b"\x02" + _text(refused),
+                _long(len(body)),
+                body,
+            )
         )
+
+    return write
+
+
+_TYPE_TEXTS: Final[Mapping[str, bytes]] = {kind: _text(kind) for kind in TYPES}
+
+
+def encode_event(event: Event) -> bytes:
+    """The record value of an event."""
+    return event_writer(event.source, event.received_at, event.channel, event.ip)(
+        event.type,
+        event.message_id,
+        event.anonymous_id,
+        event.user_id,
+        event.timestamp,
+        event.sent_at,
+        event.refused,
+        event.body,
     )
-
-
-def decode_event(value: bytes) -> Event:
-    """Reads a value of `events`. ValueError when it is not one (a poison record)."""
-    if value[:5] != EVENT_HEADER:
-        raise ValueError(f"not an event record: starts with {value[:5].hex()}")
-    try:
-        return _event(fastavro.schemaless_reader(_Body(value[5:]), _raw_schema("event"), None))
-    except (EOFError, IndexError, KeyError, ValueError, OverflowError, TypeError) as error:
-        raise ValueError(f"not an event record: {error}") from error
 
 
 def encode_resolved(profile_id: str, origin: Origin, external_ids: Sequence[ExternalId], event_value: bytes) -> bytes:
@@ -173,49 +209,135 @@ def encode_resolved(profile_id: str, origin: Origin, external_ids: Sequence[Exte
     )
 
 
+def decode_event(value: bytes) -> Event:
+    """Reads a value of `events`. ValueError when it is not one (a poison record)."""
+    if value[:5] != EVENT_HEADER:
+        raise ValueError(f"not an event record: starts with {value[:5].hex()}")
+    try:
+        return _read_event(value, 5)
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"not an event record: {error}") from error
+
+
 def decode_resolved(value: bytes) -> Resolved:
     """Reads a value of `resolved`. ValueError when it is not one."""
     if value[:5] != RESOLVED_HEADER:
         raise ValueError(f"not a resolved record: starts with {value[:5].hex()}")
     try:
-        raw = fastavro.schemaless_reader(_Body(value[5:]), _raw_schema("resolved"), None)
-    except (EOFError, IndexError, KeyError, ValueError, OverflowError, TypeError) as error:
+        profile_id, at = _read_text(value, 5)
+        partition, at = _read_long(value, at)
+        offset, at = _read_long(value, at)
+        external_ids, at = _read_external_ids(value, at)
+        event = _read_event(value, at)
+    except (IndexError, ValueError) as error:
         raise ValueError(f"not a resolved record: {error}") from error
-    return Resolved(
-        profile_id=raw["profile_id"],
-        origin=Origin(raw["partition"], raw["offset"]),
-        external_ids=tuple(ExternalId(one["type"], one["id"]) for one in raw["external_ids"]),
-        event=_event(raw["event"]),
-    )
+    return Resolved(profile_id, Origin(partition, offset), external_ids, event)
 
 
-_Body = BytesIO
+# The readers below are fastavro's schemaless reader for these two schemas, unrolled: a third of its cost. A length that
+# points beyond the end is noticed where the body has to end exactly where the value does.
 
 
-def _event(raw: dict[str, Any]) -> Event:
-    return Event(*raw.values())
+def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        byte = buffer[at]
+        at += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number has more than 64 bits")
 
 
-@cache
-def _raw_schema(name: str) -> Any:
-    """The schema without logical types: times stay integers, which spares a datetime per field."""
+def _read_long(buffer: bytes, at: int) -> tuple[int, int]:
+    n, at = _read_varint(buffer, at)
+    return (n >> 1) ^ -(n & 1), at
 
-    def plain(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {
-                key: plain(value)
-                for key, value in node.items()
-                if key not in ("logicalType", "__fastavro_parsed__", "__named_schemas")
-            }
-        return [plain(one) for one in node] if isinstance(node, list) else node
 
-    named: dict[str, Any] = {}
-    folder = files("schemas") / "avro"
-    event = fastavro.parse_schema(plain(orjson.loads((folder / "event.avsc").read_bytes())), named)
-    return (
-        event
-        if name == "event"
-        else fastavro.parse_schema(plain(orjson.loads((folder / f"{name}.avsc").read_bytes())), named)
+def _read_micros(buffer: bytes, at: int) -> tuple[int, int]:
+    """A long that is mostly eight bytes: squeezes the top bits out of all of them at once."""
+    n = int.from_bytes(buffer[at : at + 8], "little")
+    if n & 0x8080808080808080 != 0x0080808080808080 or n & 1:
+        return _read_long(buffer, at)
+    n = n & 0x007F007F007F007F | (n & 0x7F007F007F007F00) >> 1
+    n = n & 0x00003FFF00003FFF | (n & 0x3FFF00003FFF0000) >> 2
+    return (n & 0x0FFFFFFF | (n & 0x0FFFFFFF00000000) >> 4) >> 1, at + 8
+
+
+def _read_text(buffer: bytes, at: int) -> tuple[str, int]:
+    n = buffer[at]
+    at += 1
+    if n > 0x7F:
+        n, at = _read_varint(buffer, at - 1)
+    if n & 1:
+        raise ValueError("a negative length")
+    end = at + (n >> 1)
+    return buffer[at:end].decode(), end
+
+
+def _read_optional_text(buffer: bytes, at: int) -> tuple[str | None, int]:
+    branch = buffer[at]
+    if branch == 0:
+        return None, at + 1
+    if branch != 2:
+        raise ValueError("neither null nor a string")
+    return _read_text(buffer, at + 1)
+
+
+def _read_external_ids(buffer: bytes, at: int) -> tuple[tuple[ExternalId, ...], int]:
+    """An Avro array: blocks of items, each after its count; a negative count has the block's size in bytes behind it."""
+    if buffer[at] == 0:
+        return (), at + 1
+    ids: list[ExternalId] = []
+    while True:
+        count, at = _read_long(buffer, at)
+        if count == 0:
+            return tuple(ids), at
+        if count < 0:
+            _, at = _read_long(buffer, at)
+        for _ in range(abs(count)):
+            kind, at = _read_text(buffer, at)
+            value, at = _read_text(buffer, at)
+            ids.append(ExternalId(kind, value))
+
+
+def _read_event(buffer: bytes, at: int) -> Event:
+    """The event that fills the buffer from `at` to its end."""
+    source, at = _read_text(buffer, at)
+    kind, at = _read_text(buffer, at)
+    message_id, at = _read_text(buffer, at)
+    anonymous_id, at = _read_optional_text(buffer, at)
+    user_id, at = _read_optional_text(buffer, at)
+    timestamp, at = _read_micros(buffer, at)
+    sent_at: int | None = None
+    branch = buffer[at]
+    at += 1
+    if branch:
+        if branch != 2:
+            raise ValueError("neither null nor a time")
+        sent_at, at = _read_micros(buffer, at)
+    received_at, at = _read_micros(buffer, at)
+    channel, at = _read_text(buffer, at)
+    ip, at = _read_optional_text(buffer, at)
+    refused, at = _read_optional_text(buffer, at)
+    size, at = _read_long(buffer, at)
+    if at + size != len(buffer):
+        raise ValueError(f"a body of {size} bytes where {len(buffer) - at} are left")
+    return Event(
+        source,
+        kind,
+        message_id,
+        anonymous_id,
+        user_id,
+        timestamp,
+        sent_at,
+        received_at,
+        channel,
+        ip,
+        refused,
+        buffer[at:],
     )
 
 
@@ -224,9 +346,20 @@ def _raw_schema(name: str) -> Any:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=8192)
+def _second(seconds: int) -> str:
+    try:
+        return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
+    except OverflowError as error:
+        raise ValueError(f"{seconds} seconds since 1970 are not within the years 1 to 9999") from error
+
+
 def iso(micros: int) -> str:
-    """ISO 8601 in UTC with milliseconds and `Z`: finer fractions have broken receivers (spec: tracking API)."""
-    return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="milliseconds")[:-6] + "Z"
+    """ISO 8601 in UTC with milliseconds and `Z`: finer fractions have broken receivers (spec: tracking API).
+
+    ValueError for a time outside the years 1 to 9999."""
+    seconds, rest = divmod(micros, 1_000_000)
+    return f"{_second(seconds)}.{rest // 1000:03d}Z"
 
 
 # ── The event as destinations see it ──────────────────────────────────────────────────────────────────────────────
@@ -240,7 +373,7 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
     Adds `source`, `profileId` and `externalIds`; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
     JSON object (the collector lets none through)."""
     event = resolved.event
-    full = orjson.loads(event.body)
+    full = _loads(event.body)
     if not isinstance(full, dict):
         raise ValueError("the body is not a JSON object")
     for name in _INTERNAL:
@@ -269,3 +402,23 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
     full["profileId"] = resolved.profile_id or None
     full["externalIds"] = [{"type": one.type, "id": one.value} for one in resolved.external_ids]
     return full
+
+
+def _loads(body: bytes) -> Any:
+    """orjson, but a number beyond a double's range is null, as `JSON.stringify` writes infinity, rather than an error."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body, parse_float=_finite, parse_constant=_no_constant)
+        except RecursionError as error:
+            raise ValueError("the body is nested too deeply") from error
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if isfinite(number) else None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

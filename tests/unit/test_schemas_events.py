@@ -1,0 +1,267 @@
+"""The Avro records on the log: written and read by hand, held to fastavro byte for byte, and compatible over versions."""
+
+from importlib.resources import files
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from schemas.events import (
+    EVENT_HEADER,
+    RESOLVED_HEADER,
+    Event,
+    ExternalId,
+    Origin,
+    Resolved,
+    decode_event,
+    decode_resolved,
+    encode_event,
+    encode_resolved,
+    event_writer,
+    iso,
+    materialize,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.text("ab", min_size=60, max_size=70)
+longs = (
+    st.integers(-(2**63), 2**63 - 1)
+    | st.integers(1_600_000_000_000_000, 1_900_000_000_000_000)
+    | st.sampled_from([0, -1, 63, 64, 8191, 8192, 2**41 - 1, 2**41, 2**55 - 1, 2**55])
+)
+events = st.builds(
+    Event,
+    source=texts,
+    type=st.sampled_from(["track", "identify", "page", "screen", "group", "alias", ""]),
+    message_id=texts,
+    anonymous_id=st.none() | texts,
+    user_id=st.none() | texts,
+    timestamp=longs,
+    sent_at=st.none() | longs,
+    received_at=longs,
+    channel=st.sampled_from(["client", "server"]),
+    ip=st.none() | texts,
+    refused=st.none() | texts,
+    body=st.binary(max_size=300) | st.binary(min_size=8_150, max_size=8_250),
+)
+resolved_parts = st.tuples(
+    texts, st.builds(Origin, st.integers(0, 2**31 - 1), longs), st.lists(st.builds(ExternalId, texts, texts)), events
+)
+
+EVENT = Event(
+    source="web",
+    type="track",
+    message_id="m1",
+    anonymous_id="a1",
+    user_id=None,
+    timestamp=1_767_225_600_000_000,
+    sent_at=1_767_225_601_000_000,
+    received_at=1_767_225_602_345_678,
+    channel="client",
+    ip="203.0.113.7",
+    refused=None,
+    body=b'{"event":"Order Completed","writeKey":"wk","timestamp":"2026-01-01T00:00:00Z","_metadata":{},"email":"x@y.z"}',
+)
+
+
+def plain(schema: Any) -> Any:
+    """The schema without logical types, so that fastavro reads times as the integers they are."""
+    if isinstance(schema, dict):
+        return {key: plain(value) for key, value in schema.items() if key != "logicalType"}
+    return [plain(one) for one in schema] if isinstance(schema, list) else schema
+
+
+def parsed(name: str, path: str = "{}.avsc") -> Any:
+    """A schema of the avro folder; `resolved` holds the event of the same version."""
+    named: dict[str, Any] = {}
+    for one in ("event", "resolved"):
+        text = (files("schemas") / "avro" / path.format(one)).read_bytes()
+        schema = fastavro.parse_schema(plain(orjson.loads(text)), named)
+        if one == name:
+            return schema
+    raise LookupError(name)
+
+
+EVENT_SCHEMA, RESOLVED_SCHEMA = parsed("event"), parsed("resolved")
+
+
+def written(schema: Any, record: dict[str, Any]) -> bytes:
+    out = BytesIO()
+    fastavro.schemaless_writer(out, schema, record)
+    return out.getvalue()
+
+
+def resolved_record(profile_id: str, origin: Origin, ids: list[ExternalId], event: Event) -> dict[str, Any]:
+    return {
+        "profile_id": profile_id,
+        "partition": origin.partition,
+        "offset": origin.offset,
+        "external_ids": [{"type": one.type, "id": one.value} for one in ids],
+        "event": event._asdict(),
+    }
+
+
+# ── Written by hand ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(events)
+def test_an_event_is_written_byte_for_byte_as_fastavro_writes_it(event: Event) -> None:
+    assert encode_event(event) == EVENT_HEADER + written(EVENT_SCHEMA, event._asdict())
+
+
+@given(resolved_parts)
+def test_a_resolved_event_is_written_byte_for_byte_as_fastavro_writes_it(
+    parts: tuple[str, Origin, list[ExternalId], Event],
+) -> None:
+    """The event is nested by copying the bytes that were read from `events`."""
+    profile_id, origin, ids, event = parts
+    expected = RESOLVED_HEADER + written(RESOLVED_SCHEMA, resolved_record(*parts))
+    assert encode_resolved(profile_id, origin, ids, encode_event(event)) == expected
+
+
+@given(st.lists(events, max_size=5), texts, longs, st.none() | texts)
+def test_one_writer_serves_all_events_of_a_request(
+    batch: list[Event], source: str, received_at: int, ip: str | None
+) -> None:
+    write = event_writer(source, received_at, "server", ip)
+    for one in batch:
+        event = one._replace(source=source, received_at=received_at, channel="server", ip=ip)
+        value = write(
+            event.type,
+            event.message_id,
+            event.anonymous_id,
+            event.user_id,
+            event.timestamp,
+            event.sent_at,
+            event.refused,
+            event.body,
+        )
+        assert value == encode_event(event)
+
+
+# ── Read by hand ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(events)
+def test_an_event_is_read_as_it_was_written(event: Event) -> None:
+    assert decode_event(encode_event(event)) == event
+
+
+@given(resolved_parts)
+def test_a_resolved_event_is_read_as_it_was_written(parts: tuple[str, Origin, list[ExternalId], Event]) -> None:
+    profile_id, origin, ids, event = parts
+    value = encode_resolved(profile_id, origin, ids, encode_event(event))
+    assert decode_resolved(value) == Resolved(profile_id, origin, tuple(ids), event)
+
+
+def test_an_array_in_sized_blocks_as_other_writers_make_it_is_read() -> None:
+    head = RESOLVED_HEADER + b"\x02p\x04\x06"  # profile "p", partition 2, offset 3
+    block = b"\x02\x0euser_id\x04u1"[1:]
+    array = b"\x01" + bytes((len(block) << 1,)) + block + b"\x02" + block + b"\x00"
+    expected = (ExternalId("user_id", "u1"),) * 2
+    assert decode_resolved(head + array + encode_event(EVENT)[5:]).external_ids == expected
+
+
+@given(events, st.data())
+def test_a_value_that_was_cut_or_lengthened_is_a_poison_record(event: Event, data: st.DataObject) -> None:
+    value = encode_event(event)
+    with pytest.raises(ValueError, match="not an event record"):
+        decode_event(value[: data.draw(st.integers(0, len(value) - 1))])
+    with pytest.raises(ValueError, match="not an event record"):
+        decode_event(value + b"\x00")
+
+
+@given(st.binary())
+@example(b"\xff" * 40)
+@example(b"\x01")
+def test_any_bytes_are_a_record_or_a_value_error(junk: bytes) -> None:
+    for header, decode in ((EVENT_HEADER, decode_event), (RESOLVED_HEADER, decode_resolved), (b"", decode_event)):
+        try:
+            decode(header + junk)
+        except ValueError:
+            continue
+
+
+# ── Over versions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+HISTORY = sorted(
+    one.name.split(".")[1] for one in (files("schemas") / "avro" / "history").iterdir() if "event" in one.name
+)
+
+
+@pytest.mark.parametrize("version", HISTORY)
+def test_records_of_every_past_version_are_read_with_the_current_schema_and_the_other_way_round(version: str) -> None:
+    record = resolved_record("p1", Origin(1, 2), [ExternalId("user_id", "u1")], EVENT)
+    for name, value in (("event", EVENT._asdict()), ("resolved", record)):
+        current, past = parsed(name), parsed(name, f"history/{{}}.{version}.avsc")
+        for writer, reader in ((past, current), (current, past)):
+            read: Any = fastavro.schemaless_reader(BytesIO(written(writer, value)), writer, reader)
+            assert read == {field: value[field] for field in read}
+
+
+# ── As destinations see it ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def resolved(event: Event) -> Resolved:
+    return Resolved("p1", Origin(0, 7), (ExternalId("anonymous_id", "a1"),), event)
+
+
+def test_a_destination_sees_the_clients_fields_with_the_servers_set_and_the_internal_ones_gone() -> None:
+    seen = materialize(resolved(EVENT))
+    expected = {
+        "event": "Order Completed",
+        "email": "x@y.z",
+        "type": "track",
+        "messageId": "m1",
+        "anonymousId": "a1",
+        "originalTimestamp": "2026-01-01T00:00:00Z",
+        "timestamp": "2026-01-01T00:00:00.000Z",
+        "sentAt": "2026-01-01T00:00:01.000Z",
+        "receivedAt": "2026-01-01T00:00:02.345Z",
+        "context": {"ip": "203.0.113.7"},
+        "profileId": "p1",
+        "externalIds": [{"type": "anonymous_id", "id": "a1"}],
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert {"writeKey", "projectId", "_metadata"}.isdisjoint(seen)
+
+
+def test_an_ip_that_the_client_gave_stays() -> None:
+    event = EVENT._replace(body=b'{"context":{"ip":"0.0.0.0"}}')
+    assert materialize(resolved(event))["context"] == {"ip": "0.0.0.0"}
+
+
+def test_a_number_beyond_a_double_is_null_rather_than_poison() -> None:
+    seen = materialize(
+        resolved(EVENT._replace(body=b'{"properties":{"a":1e999,"b":-1e999,"c":1.5,"d":9007199254740993}}'))
+    )
+    assert seen["properties"] == {"a": None, "b": None, "c": 1.5, "d": 9007199254740993}
+
+
+@pytest.mark.parametrize("body", [b"[]", b"", b"{", b'{"a":NaN}', b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+def test_a_body_that_is_no_object_is_a_value_error(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        materialize(resolved(EVENT._replace(body=body)))
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (1_767_225_600_123_999, "2026-01-01T00:00:00.123Z"),
+        (-62_135_596_800_000_000, "0001-01-01T00:00:00.000Z"),
+        (253_402_300_799_999_999, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_times_are_written_with_milliseconds_and_z(micros: int, text: str) -> None:
+    assert iso(micros) == text
+
+
+def test_a_time_outside_the_calendar_is_a_value_error() -> None:
+    for micros in (253_402_300_800_000_000, -62_135_596_800_000_001):
+        with pytest.raises(ValueError, match="years 1 to 9999"):
+            iso(micros)
