@@ -42,6 +42,12 @@ def positions(connection: Connection) -> dict[int, int]:
     return {row.partition: row.emitted for row in connection.execute(select(table.c.partition, table.c.emitted))}
 
 
+def applied_positions(connection: Connection) -> dict[int, int]:
+    """The next record the pipeline will apply, per partition."""
+    table = schema.positions
+    return {row.partition: row.applied for row in connection.execute(select(table.c.partition, table.c.applied))}
+
+
 def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules: Rules) -> list[Emission]:
     """Applies what is new, and answers what `resolved` must get, in the order of the log.
 

@@ -13,6 +13,7 @@ Books:
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
   intake       counters of the pipeline, in the transaction of the positions they belong to
   destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
+  destination_state    how each destination fares, for people
   exceptions   what cannot be told from a position: held back, waiting for a retry, delivered late, dead
 """
 
@@ -46,6 +47,7 @@ profiles: Final = Table(
     Column("events", BigInteger, nullable=False),
     Column("first_seen", BigInteger, nullable=False),
     Column("last_seen", BigInteger, nullable=False),
+    Index("profiles_by_survivor", "merged_into"),
 )
 
 nodes: Final = Table(
@@ -139,9 +141,19 @@ destination_positions: Final = Table(
     metadata,
     Column("destination", String, primary_key=True),
     Column("partition", SmallInteger, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),  # grows with each new owner; an owner of an older one writes nothing
     Column("offset", BigInteger, nullable=False),  # next offset to read
     Column("marks", Text, nullable=False),  # {origin partition: highest origin offset seen}
     Column("updated_at", BigInteger, nullable=False),
+)
+
+destination_state: Final = Table(
+    "destination_state",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("state", String, nullable=False),  # delivering, unreachable, paused, full, failed
+    Column("since", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
 )
 
 destination_counts: Final = Table(

@@ -137,6 +137,7 @@ def upgrade() -> None:
         sa.Column("last_seen", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("profiles_by_survivor", "profiles", ["merged_into"], unique=False)
     op.create_table(
         "refusals",
         sa.Column("partition", sa.SmallInteger(), nullable=False),

@@ -1,0 +1,172 @@
+"""The books balance: accepted = delivered + filtered + dead + pending, for every source and destination, at every moment.
+
+The counters come from one snapshot of the database. What is pending is counted on its own, in the log: records between a
+destination's position and the end, of events that the snapshot holds as accepted, and the few that the pipeline has
+applied but not emitted yet. So a loss anywhere shows as `off`.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from pipeline.log import Log, Record
+from pipeline.profile import message_key
+from pipeline.store import books, paths
+from pipeline.store.books import Books, Intake, Settled
+from pipeline.store.database import Database
+from schemas.events import Event, Origin, decode_event, decode_resolved
+from schemas.topics import EVENTS, RESOLVED, partition_of
+
+COUNTED: Final = 2_000_000  # records; a longer backlog is reported as such, not counted
+
+T = TypeVar("T")
+Marks = dict[tuple[int, int], int]  # (partition of resolved, origin partition) -> highest origin offset
+
+
+async def balance(log: Log, database: Database, destinations: Collection[str]) -> dict[str, Any]:
+    """The balance as JSON: `sources`, `destinations` (by name, then source), and `off`, the sum of all that does not add up:
+    0 when the books are right, None while a backlog is too long to be counted."""
+    snapshot = await database.read(books.read)
+    names = sorted({*destinations, *(name for name, _ in snapshot.positions)})
+    waiting = await _waiting(log, snapshot)
+    unread = await _unread(log, database, snapshot, names)
+    table = {
+        name: {
+            source: _row(snapshot, name, source, None if unread is None else unread[name][source])
+            for source in sorted(snapshot.intake)
+        }
+        for name in names
+    }
+    offs = [row["off"] for rows in table.values() for row in rows.values()]
+    return {
+        "sources": {
+            source: _source(snapshot.intake.get(source, Intake(0, 0, 0, 0)), waiting, source)
+            for source in sorted({*snapshot.intake, *(waiting or ())})
+        },
+        "destinations": table,
+        "off": None if None in offs else sum(abs(off) for off in offs if off is not None),
+    }
+
+
+def _row(snapshot: Books, name: str, source: str, unread: int | None) -> dict[str, int | None]:
+    accepted, settled = snapshot.intake[source].accepted, snapshot.settled.get((name, source), Settled())
+    pending = None if unread is None else unread + snapshot.outstanding.get((name, source), 0)
+    done = settled.delivered + settled.filtered + settled.dead
+    return {
+        "accepted": accepted,
+        "delivered": settled.delivered,
+        "filtered": settled.filtered,
+        "dead": settled.dead,
+        "pending": pending,
+        "off": None if pending is None else accepted - done - pending,
+    }
+
+
+def _source(intake: Intake, waiting: Counter[str] | None, source: str) -> dict[str, int | None]:
+    return {
+        "accepted": intake.accepted,
+        "duplicates": intake.duplicates,
+        "refused": intake.refused,
+        "unresolved": intake.unresolved,
+        "waiting": None if waiting is None else waiting[source],
+    }
+
+
+async def _waiting(log: Log, snapshot: Books) -> Counter[str] | None:
+    """Events that the collector accepted or refused and the pipeline has not applied, by source."""
+    starts = {partition: snapshot.applied.get(partition, 0) for partition in range(log.partitions(EVENTS))}
+    counts: Counter[str] = Counter()
+    if await _length(log, EVENTS, starts) > COUNTED:
+        return None
+    async for _, events in _scan(log, EVENTS, starts, decode_event):
+        counts.update(event.source for _, event in events)
+    return counts
+
+
+async def _unread(
+    log: Log, database: Database, snapshot: Books, names: Sequence[str]
+) -> dict[str, Counter[str]] | None:
+    """What each destination has before it, by source: accepted in the snapshot, not in its counters, not outstanding."""
+    partitions = range(log.partitions(RESOLVED))
+    positions = {(name, p): snapshot.positions.get((name, p), (0, "{}")) for name in names for p in partitions}
+    starts = {p: min((positions[name, p][0] for name in names), default=0) for p in partitions}
+    if await _length(log, RESOLVED, starts) > COUNTED:
+        return None
+    marks = {name: _marks(positions, name, partitions) for name in names}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
+    async for partition, records in _scan(log, RESOLVED, starts, decode_resolved):
+        for record, resolved in records:
+            origin = resolved.origin
+            if origin.offset >= snapshot.applied.get(origin.partition, 0):
+                continue  # accepted after the snapshot
+            for name in names:
+                if record.offset >= positions[name, partition][0]:
+                    lane = (partition, origin.partition)
+                    if origin.offset > marks[name].get(lane, -1):
+                        marks[name][lane] = origin.offset
+                        counts[name][resolved.event.source] += 1
+    for event, place in await _in_transit(log, database, snapshot):
+        target = partition_of(place.profile.encode() or event.key, len(partitions))
+        for name in names:
+            if place.origin.offset > marks[name].get((target, place.origin.partition), -1):
+                counts[name][event.source] += 1
+    return counts
+
+
+def _marks(positions: Mapping[tuple[str, int], tuple[int, str]], name: str, partitions: range) -> Marks:
+    return {
+        (partition, int(origin)): offset
+        for partition in partitions
+        for origin, offset in orjson.loads(positions[name, partition][1]).items()
+    }
+
+
+async def _in_transit(log: Log, database: Database, snapshot: Books) -> list[tuple[Event, paths.Applied]]:
+    """Accepted events whose emission to `resolved` is not known to be complete: the last poll of each partition."""
+    found: list[tuple[Event, paths.Applied]] = []
+    async for partition, events in _scan(log, EVENTS, snapshot.emitted, decode_event, ends=snapshot.applied):
+        by_origin = {Origin(partition, record.offset): event for record, event in events}
+        keys = {message_key(event.source, event.message_id) for _, event in events}
+        applied = await database.read(partial(paths.applied, keys=keys))
+        found += [(by_origin[one.origin], one) for one in applied.values() if one.origin in by_origin]
+    return sorted(found, key=lambda one: one[1].origin)
+
+
+async def _length(log: Log, topic: str, starts: Mapping[int, int]) -> int:
+    return sum(max(0, end - starts.get(p, 0)) for p, (_, end) in (await log.bounds(topic)).items())
+
+
+async def _scan(
+    log: Log,
+    topic: str,
+    starts: Mapping[int, int],
+    decode: Callable[[bytes], T],
+    ends: Mapping[int, int] | None = None,
+) -> AsyncIterator[tuple[int, list[tuple[Record, T]]]]:
+    """Decoded records from `starts` up to `ends`, else to the log's present end; what cannot be decoded is passed over
+    (the roles file it as dead). Decoding runs beside the event loop, so that ingestion goes on."""
+    bounds = await log.bounds(topic)
+    for partition, start in sorted(starts.items()):
+        end = min(bounds[partition][1], (ends or {}).get(partition, bounds[partition][1]))
+        offset = start
+        while offset < end:
+            batch = await log.read(topic, partition, offset)
+            if batch is None:
+                break
+            records = [record for record in batch.records if record.offset < end]
+            yield partition, await asyncio.to_thread(_decode, records, decode)
+            offset = batch.next_offset
+
+
+def _decode(records: Sequence[Record], decode: Callable[[bytes], T]) -> list[tuple[Record, T]]:
+    decoded = []
+    for record in records:
+        try:
+            decoded.append((record, decode(record.value)))
+        except ValueError:
+            continue
+    return decoded

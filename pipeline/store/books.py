@@ -1,0 +1,84 @@
+"""The counters behind the balance and the metrics, read in one snapshot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from pipeline.store import schema
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the pipeline has counted for one source."""
+
+    accepted: int
+    duplicates: int
+    refused: int
+    unresolved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What one destination has counted for one source."""
+
+    delivered: int = 0
+    filtered: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """One snapshot. Keys are (destination, source), except `intake` by source, `applied` and `emitted` by partition of `events`, `positions` by
+    (destination, partition of `resolved`)."""
+
+    intake: Mapping[str, Intake]
+    settled: Mapping[tuple[str, str], Settled]
+    outstanding: Mapping[tuple[str, str], int]
+    applied: Mapping[int, int]
+    emitted: Mapping[int, int]
+    positions: Mapping[tuple[str, int], tuple[int, str]]  # next offset, marks as JSON
+    oldest: Mapping[str, int]  # destination -> when its oldest outstanding event was first tried
+
+
+def read(connection: Connection) -> Books:
+    """Everything, in the snapshot of the transaction it runs in."""
+    intake, counts, listed = schema.intake, schema.destination_counts, schema.exceptions
+    positions, out = schema.destination_positions, schema.exceptions.c.state.in_(("held", "retry"))
+    whole = [func.sum(intake.c[name]) for name in ("accepted", "duplicates", "refused", "unresolved")]
+    settled = [func.sum(counts.c[name]) for name in ("delivered", "filtered", "dead")]
+    pipeline = connection.execute(select(schema.positions)).all()
+    return Books(
+        intake={
+            source: Intake(*map(int, rest))
+            for source, *rest in connection.execute(select(intake.c.source, *whole).group_by(intake.c.source))
+        },
+        settled={
+            (name, source): Settled(*map(int, rest))
+            for name, source, *rest in connection.execute(
+                select(counts.c.destination, counts.c.source, *settled).group_by(counts.c.destination, counts.c.source)
+            )
+        },
+        outstanding={
+            (name, source): int(count)
+            for name, source, count in connection.execute(
+                select(listed.c.destination, listed.c.source, func.count())
+                .where(out)
+                .group_by(listed.c.destination, listed.c.source)
+            )
+        },
+        applied={row.partition: row.applied for row in pipeline},
+        emitted={row.partition: row.emitted for row in pipeline},
+        positions={
+            (name, partition): (offset, marks)
+            for name, partition, offset, marks in connection.execute(
+                select(positions.c.destination, positions.c.partition, positions.c.offset, positions.c.marks)
+            )
+        },
+        oldest={
+            name: int(first)
+            for name, first in connection.execute(
+                select(listed.c.destination, func.min(listed.c.first_at)).where(out).group_by(listed.c.destination)
+            )
+        },
+    )

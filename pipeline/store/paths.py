@@ -1,0 +1,128 @@
+"""What the books say of single events: where the pipeline put them and what became of them at each destination."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Connection, select
+
+from pipeline.store import bulk, schema
+from schemas.events import Origin
+
+_APPLIED = 'SELECT key, partition, "offset", profile, processed_at FROM events WHERE key {}'
+
+
+class Applied(NamedTuple):
+    """An event that the pipeline has taken into a profile (empty: none)."""
+
+    origin: Origin
+    profile: str
+    processed_at: int
+
+
+class Batch(NamedTuple):
+    """One commit of a destination on a partition of `resolved`: offsets [first, next)."""
+
+    destination: str
+    partition: int
+    first: int
+    next: int
+    at: int
+    filtered: Mapping[str, Sequence[Sequence[int]]]  # reason -> runs of (first offset, count)
+
+
+class Exceptional(NamedTuple):
+    """What a position alone cannot tell of an event. `ended_at` is when it ended, or when it is tried again."""
+
+    state: str  # held, retry, delivered, dead
+    attempts: int
+    reason: str
+    at: int
+
+
+class Outcome(NamedTuple):
+    """Where an event stands at a destination: pending, held, retry, delivered, filtered or dead. `at` is when that was
+    settled, for `retry` when it is due; None when it is pending or too long ago."""
+
+    outcome: str
+    reason: str = ""
+    at: int | None = None
+    attempts: int = 0
+
+
+def applied(connection: Connection, keys: Iterable[bytes]) -> dict[bytes, Applied]:
+    """Accepted events by deduplication key."""
+    rows = bulk.select(connection, _APPLIED, list(keys), kind="bytea")
+    return {bytes(key): Applied(Origin(partition, offset), *rest) for key, partition, offset, *rest in rows}
+
+
+def refusals(connection: Connection, message_id: str, most: int = 10) -> list[dict[str, Any]]:
+    """Refused events with this messageId, the latest first."""
+    table = schema.refusals
+    rows = connection.execute(
+        select(table).where(table.c.message_id == message_id).order_by(table.c.received_at.desc()).limit(most)
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+def known_sources(connection: Connection) -> list[str]:
+    """Every source that ever sent something."""
+    return [name for (name,) in connection.execute(select(schema.intake.c.source).distinct())]
+
+
+def destination_positions(connection: Connection) -> dict[tuple[str, int], int]:
+    """The next offset each destination reads, per partition of `resolved`."""
+    table = schema.destination_positions
+    return {
+        (row.destination, row.partition): row.offset
+        for row in connection.execute(select(table.c.destination, table.c.partition, table.c.offset))
+    }
+
+
+def exceptions_at(connection: Connection, partition: int, offsets: Iterable[int]) -> dict[tuple[str, int], Exceptional]:
+    """What is listed for these offsets, by destination and offset."""
+    table = schema.exceptions
+    rows = connection.execute(
+        select(table.c.destination, table.c.offset, table.c.state, table.c.attempts, table.c.reason, table.c.next_at)
+        .where(table.c.partition == partition, table.c.offset.in_(list(offsets)))
+        .order_by(table.c.destination)
+    )
+    return {
+        (row.destination, row.offset): Exceptional(row.state, row.attempts, row.reason, row.next_at) for row in rows
+    }
+
+
+def batches_since(connection: Connection, at: int) -> list[Batch]:
+    """Commits at `at` or later."""
+    table = schema.destination_batches
+    return [_batch(row) for row in connection.execute(select(table).where(table.c.at >= at))]
+
+
+def batches_around(connection: Connection, partition: int, offset: int) -> list[Batch]:
+    """The commit of each destination that holds an offset."""
+    table = schema.destination_batches
+    rows = connection.execute(
+        select(table).where(
+            table.c.partition == partition, table.c.first_offset <= offset, table.c.next_offset > offset
+        )
+    )
+    return [_batch(row) for row in rows]
+
+
+def outcome(offset: int, position: int | None, exception: Exceptional | None, batch: Batch | None) -> Outcome:
+    """What position, exception and batch together say of the event at `offset`."""
+    if exception is not None:
+        settled = Outcome(exception.state, exception.reason, exception.at, exception.attempts)
+        return settled._replace(at=None) if exception.state == "held" else settled
+    if position is None or offset >= position:
+        return Outcome("pending")
+    if batch is None:
+        return Outcome("delivered", attempts=1)
+    for reason, runs in batch.filtered.items():
+        if any(first <= offset < first + count for first, count in runs):
+            return Outcome("filtered", reason, batch.at)
+    return Outcome("delivered", "", batch.at, 1)
+
+
+def _batch(row: Any) -> Batch:
+    return Batch(row.destination, row.partition, row.first_offset, row.next_offset, row.at, orjson.loads(row.filtered))
