@@ -1,0 +1,178 @@
+"""Group commit: appends of many tasks, gathered while the last commit runs, made durable by one fdatasync.
+
+One thread per topic, started by the first append. Bytes in flight are bounded: an append waits its turn when too many are.
+"""
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import structlog
+
+from pipeline.log.contract import MAX_RECORD_BYTES, Record
+from pipeline.log.embedded.journal import Journal
+from schemas.errors import Unavailable
+
+log = structlog.get_logger()
+
+MAX_IN_FLIGHT: Final = 32 << 20  # bytes of a topic that wait to be durable; one larger append goes alone
+MAX_COMMIT: Final = 8 << 20
+MAX_FRAME: Final = 1 << 20
+RECORD_OVERHEAD: Final = 128  # what a record costs in memory besides its bytes
+
+
+class _Append(NamedTuple):
+    records: Sequence[Record]
+    size: int
+    done: asyncio.Future[None]
+
+
+class Writer:
+    """Appends to one journal. All methods belong to the event loop that it was made in."""
+
+    def __init__(self, journal: Journal, published: Callable[[], None]) -> None:
+        """`published` is called in the loop after each commit."""
+        self._journal = journal
+        self._published = published
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._in_flight = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._failing = False
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Returns when the records are durable."""
+        size = measure(records)
+        if not records:
+            return
+        await self._admit(size)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"log-{self._journal.folder.name}", daemon=True)
+            self._thread.start()
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Append(records, size, done))
+        await done
+
+    async def close(self) -> None:
+        """Waits for what is in flight. Later appends raise Unavailable."""
+        self._closed = True
+        await self._idle.wait()
+        if self._thread is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    async def _admit(self, size: int) -> None:
+        if self._closed:
+            raise Unavailable("the log is closed")
+        if self._waiting or not self._fits(size):
+            turn: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append((size, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # its turn came in the same moment
+                    self._release(size)
+                raise
+        else:
+            self._enter(size)
+
+    def _fits(self, size: int) -> bool:
+        return self._in_flight == 0 or self._in_flight + size <= MAX_IN_FLIGHT
+
+    def _enter(self, size: int) -> None:
+        self._in_flight += size
+        self._idle.clear()
+
+    def _release(self, size: int) -> None:
+        self._in_flight -= size
+        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
+            waiting, turn = self._waiting.popleft()
+            if not turn.done():
+                self._enter(waiting)
+                turn.set_result(None)
+        if self._in_flight == 0:
+            self._idle.set()
+
+    # ── The thread ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            appends = self._gather(first)
+            error: Exception | None = None
+            try:
+                self._journal.commit(list(frames(appends, self._journal.partitions)))
+            except Exception as raised:
+                error = raised
+            self._report(error)
+            self._loop.call_soon_threadsafe(self._resolve, appends, error)
+
+    def _gather(self, first: _Append) -> list[_Append]:
+        appends, size = [first], first.size
+        while size < MAX_COMMIT and not self._queue.empty():
+            following = self._queue.get()
+            if following is None:
+                self._queue.put(None)
+                break
+            appends.append(following)
+            size += following.size
+        return appends
+
+    def _report(self, error: Exception | None) -> None:
+        """One line when appends begin to fail, one when they succeed again; every unforeseen error with its trace."""
+        if error is not None and not isinstance(error, Unavailable):
+            log.error("log append broke", topic=self._journal.folder.name, exc_info=error)
+        elif error is not None and not self._failing:
+            log.error("log appends failing", topic=self._journal.folder.name, error=str(error))
+        elif error is None and self._failing:
+            log.info("log appends succeed again", topic=self._journal.folder.name)
+        self._failing = error is not None
+
+    def _resolve(self, appends: Sequence[_Append], error: Exception | None) -> None:
+        for append in appends:
+            if append.done.done():
+                continue
+            if error is None:
+                append.done.set_result(None)
+            else:
+                append.done.set_exception(error)
+        self._published()
+        self._release(sum(append.size for append in appends))
+
+
+def measure(records: Sequence[Record]) -> int:
+    """What these records cost in memory. ValueError for one that is too large."""
+    sizes = [len(key) + len(value) for key, value, _, _ in records]
+    if sizes and max(sizes) > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {max(sizes)} bytes is larger than {MAX_RECORD_BYTES}")
+    return sum(sizes) + RECORD_OVERHEAD * len(sizes)
+
+
+def frames(appends: Sequence[_Append], partitions: int) -> Iterator[list[list[Record]]]:
+    """Cuts appends into frames of about MAX_FRAME bytes, each a list of records per partition, in order."""
+    groups: list[list[Record]] = [[] for _ in range(partitions)]
+    size = 0
+    for append in appends:
+        if size and size + append.size > MAX_FRAME:
+            yield groups
+            groups, size = [[] for _ in range(partitions)], 0
+        if append.size <= MAX_FRAME:
+            for record in append.records:
+                groups[crc32(record[0]) % partitions].append(record)
+            size += append.size
+            continue
+        for record in append.records:
+            groups[crc32(record[0]) % partitions].append(record)
+            size += len(record[0]) + len(record[1]) + RECORD_OVERHEAD
+            if size >= MAX_FRAME:
+                yield groups
+                groups, size = [[] for _ in range(partitions)], 0
+    if size:
+        yield groups
