@@ -15,7 +15,7 @@ from schemas.events import ExternalId
 _FAMILY = text(
     """
     WITH RECURSIVE family(id) AS (
-      SELECT :id UNION SELECT profiles.id FROM profiles JOIN family ON profiles.merged_into = family.id
+      SELECT id FROM profiles WHERE id = :id UNION SELECT profiles.id FROM profiles JOIN family ON profiles.merged_into = family.id
     )
     SELECT id FROM family
     """

@@ -36,10 +36,19 @@ def upgrade() -> None:
         "destination_positions",
         sa.Column("destination", sa.String(), nullable=False),
         sa.Column("partition", sa.SmallInteger(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
         sa.Column("marks", sa.Text(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("destination", "partition"),
+    )
+    op.create_table(
+        "destination_state",
+        sa.Column("destination", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("destination"),
     )
     op.create_table(
         "edges",

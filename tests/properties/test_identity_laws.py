@@ -1,0 +1,88 @@
+"""Laws of profiles and identity, over random histories."""
+
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.graph import Graph
+from pipeline.identity import Rules
+from pipeline.profile import Profile, absorb, message_key, values, write_traits
+from schemas.events import Event, ExternalId
+
+UNLIMITED = Rules(limits={}, default_limit=1_000_000)
+
+ids = st.builds(ExternalId, st.sampled_from(["user_id", "email", "anonymous_id"]), st.sampled_from("123"))
+traits = st.dictionaries(st.sampled_from(["name", "plan"]), st.sampled_from([None, "x", "y", 1]), max_size=2)
+histories = st.lists(
+    st.tuples(st.lists(ids, min_size=1, max_size=3, unique=True), traits, st.integers(1, 5)), min_size=1, max_size=8
+)
+
+
+def play(history: list[tuple[int, tuple[list[ExternalId], dict[str, Any], int]]], rules: Rules) -> Graph:
+    """Applies numbered events in the order given; the number names the message."""
+    graph = Graph()
+    for number, (found, written, at) in history:
+        event = Event("s", "identify", f"m{number}", None, None, at, None, 10, "server", None, None, b"{}")
+        graph.apply(event, message_key("s", event.message_id), found, written, rules)
+    return graph
+
+
+def people(graph: Graph) -> set[tuple[frozenset[str], int, int, int, str]]:
+    """What can be told of each person, whatever the profile is called."""
+    members: dict[str, set[str]] = {}
+    for node in graph.nodes.values():
+        assert node.profile is not None
+        members.setdefault(graph.canonical(node.profile), set()).add(node.key)
+    return {
+        (frozenset(keys), one.events, one.first_seen, one.last_seen, repr(values(one.traits)))
+        for keys, one in ((keys, graph.profiles[name]) for name, keys in members.items())
+    }
+
+
+@given(histories.filter(lambda history: len(history) <= 4))
+def test_without_limits_every_order_of_the_same_events_gives_the_same_people(history):
+    outcomes = [people(play(list(order), UNLIMITED)) for order in permutations(enumerate(history))]
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+@given(histories)
+def test_the_same_log_gives_the_same_graph(history):
+    assert play(list(enumerate(history)), Rules()) == play(list(enumerate(history)), Rules())
+
+
+@given(histories)
+def test_a_profile_is_the_combination_of_its_nodes(history):
+    graph = play(list(enumerate(history)), Rules())
+    for profile in graph.profiles.values():
+        if profile.merged_into is not None:
+            continue
+        built = Profile(profile.id, profile.created_at)
+        for node in graph.nodes.values():
+            assert node.profile is not None
+            if graph.canonical(node.profile) == profile.id:
+                kind = node.key.split(":")[0]
+                part = Profile("", 0, None, {kind: 1}, dict(node.traits), node.events, node.first_seen, node.last_seen)
+                absorb(built, part)
+        assert built == replace(profile)
+
+
+@given(histories)
+def test_no_profile_exceeds_a_limit(history):
+    graph = play(list(enumerate(history)), Rules())
+    for profile in graph.profiles.values():
+        assert all(count <= Rules().limit(kind) for kind, count in profile.ids.items())
+
+
+@given(st.lists(st.tuples(traits, st.integers(1, 3), st.integers(1, 3), st.sampled_from("abc")), max_size=6))
+def test_writes_of_traits_commute_and_repeat_harmlessly(writes):
+    writes = list({(at, received, message): written for written, at, received, message in writes}.items())
+    forward: Any = {}
+    backward: Any = {}
+    for stamp, written in writes:
+        write_traits(forward, written, stamp)
+    for stamp, written in [*reversed(writes), *writes]:
+        write_traits(backward, written, stamp)
+    assert forward == backward
