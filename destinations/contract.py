@@ -109,3 +109,4 @@ class Definition(Generic[S, C]):
     connect: Callable[[S, Env], AbstractAsyncContextManager[C]]
     check: Callable[[C], Awaitable[None]]
     actions: Sequence[Action[C, Any]]
+    warehouse: bool = False  # of an event's `integrations` object it obeys `Warehouses`, not `All`

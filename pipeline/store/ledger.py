@@ -1,0 +1,240 @@
+"""The ledger of deliveries: positions and exceptions, never a row per event and destination.
+
+What a destination has finished is a position per partition of `resolved`; what is still out, or ended otherwise than at the
+first attempt, is listed in `exceptions`. Positions, counters and exceptions move in one transaction, fenced by an epoch:
+whoever claims a partition raises it, and an owner of an older epoch writes nothing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+from sqlalchemy import Connection, text
+
+from pipeline.store import bulk, schema
+
+OUTSTANDING: Final = ("held", "retry")
+
+
+class Listed(NamedTuple):
+    """An event of `exceptions`, without its bytes. Times are microseconds; `next_at` is when to try again."""
+
+    offset: int
+    state: str  # held, retry
+    source: str
+    profile: str
+    message_id: str
+    attempts: int
+    reason: str
+    first_at: int
+    next_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A partition of `resolved` as its new owner finds it."""
+
+    partition: int
+    epoch: int
+    offset: int  # next to read
+    marks: Mapping[int, int]  # partition of `events` -> highest offset seen
+    outstanding: Sequence[Listed]  # by offset
+
+
+class Counts(NamedTuple):
+    """What to add for one source. Negative numbers never occur."""
+
+    delivered: int
+    filtered: int
+    dead: int
+
+
+class Range(NamedTuple):
+    """Records that a position moves past: offsets [first, next)."""
+
+    first: int
+    next: int
+    filtered: Mapping[str, Sequence[Sequence[int]]]  # reason -> runs of (first offset, count)
+
+
+class Row(NamedTuple):
+    """A new exception, with its bytes. `next_at` is when it ended, once it has."""
+
+    offset: int
+    state: str  # held, retry, dead
+    source: str
+    profile: str
+    message_id: str
+    attempts: int
+    reason: str
+    first_at: int
+    next_at: int
+    value: bytes
+
+
+class Change(NamedTuple):
+    """What became of an exception that is listed already. Delivered ones lose their bytes."""
+
+    offset: int
+    state: str  # retry, delivered, dead
+    attempts: int
+    reason: str
+    next_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one partition has to say: where it stands now, and everything that happened on the way there."""
+
+    partition: int
+    epoch: int
+    offset: int
+    marks: Mapping[int, int]
+    range: Range | None
+    counts: Mapping[str, Counts]
+    rows: Sequence[Row]
+    changes: Sequence[Change]
+
+
+_CLAIM: Final = text("""
+    INSERT INTO destination_positions (destination, partition, epoch, "offset", marks, updated_at)
+    VALUES (:destination, :partition, 1, 0, '{}', :at)
+    ON CONFLICT (destination, partition) DO UPDATE SET epoch = destination_positions.epoch + 1
+    RETURNING epoch, "offset", marks
+""")
+_OUTSTANDING: Final = text("""
+    SELECT "offset", state, source, profile, message_id, attempts, reason, first_at, next_at
+    FROM exceptions
+    WHERE destination = :destination AND partition = :partition AND state IN ('held', 'retry')
+    ORDER BY "offset"
+""")
+_ADVANCE: Final = text("""
+    UPDATE destination_positions SET "offset" = :offset, marks = :marks, updated_at = :at
+    WHERE destination = :destination AND partition = :partition AND epoch = :epoch
+""")
+_CHANGE: Final = text("""
+    UPDATE exceptions
+    SET state = :state, attempts = :attempts, reason = :reason, next_at = :next_at,
+        value = CASE WHEN :state = 'delivered' THEN NULL ELSE value END
+    WHERE destination = :destination AND partition = :partition AND "offset" = :offset
+""")
+_VALUE: Final = text("""
+    SELECT value FROM exceptions
+    WHERE destination = :destination AND partition = :partition AND "offset" = :offset
+""")
+_STATE: Final = text("""
+    INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
+    ON CONFLICT (destination) DO UPDATE SET state = excluded.state, since = excluded.since, reason = excluded.reason
+""")
+_PURGE_BATCHES: Final = text("DELETE FROM destination_batches WHERE at < :before")
+_PURGE_DELIVERED: Final = text("DELETE FROM exceptions WHERE state = 'delivered' AND next_at < :before")
+
+
+def claim(connection: Connection, destination: str, partitions: Collection[int], at: int) -> dict[int, Claim]:
+    """Makes us the owner of these partitions and says how they stand. A partition never read begins at offset 0."""
+    return {partition: _claim(connection, destination, partition, at) for partition in sorted(partitions)}
+
+
+def _claim(connection: Connection, destination: str, partition: int, at: int) -> Claim:
+    key = {"destination": destination, "partition": partition}
+    epoch, offset, marks = connection.execute(_CLAIM, key | {"at": at}).one()
+    return Claim(
+        partition=partition,
+        epoch=epoch,
+        offset=offset,
+        marks={int(origin): mark for origin, mark in orjson.loads(marks).items()},
+        outstanding=[Listed(*row) for row in connection.execute(_OUTSTANDING, key)],
+    )
+
+
+def record(connection: Connection, destination: str, at: int, progress: Sequence[Progress]) -> frozenset[int]:
+    """Writes what happened, and returns the partitions of which nothing was written because they have another owner."""
+    kept, lost = [], set()
+    for one in sorted(progress, key=lambda one: one.partition):
+        if _advance(connection, destination, at, one):
+            kept.append(one)
+        else:
+            lost.add(one.partition)
+    bulk.upsert(
+        connection,
+        schema.destination_counts,
+        [(destination, one.partition, source, *counts) for one in kept for source, counts in sorted(one.counts.items())],
+        set_={name: f"destination_counts.{name} + excluded.{name}" for name in Counts._fields},
+    )
+    bulk.upsert(
+        connection,
+        schema.destination_batches,
+        [
+            (destination, one.partition, one.range.next, one.range.first, at, orjson.dumps(one.range.filtered).decode())
+            for one in kept
+            if one.range is not None
+        ],
+    )
+    bulk.upsert(
+        connection,
+        schema.exceptions,
+        [
+            (destination, one.partition, row.offset, row.state, row.source, row.profile, _storable(row.message_id),
+             row.attempts, _storable(row.reason), row.first_at, row.next_at, row.value)
+            for one in kept
+            for row in one.rows
+        ],
+    )  # fmt: skip
+    changes = [
+        change._asdict()
+        | {"destination": destination, "partition": one.partition, "reason": _storable(change.reason)}
+        for one in kept
+        for change in one.changes
+    ]
+    if changes:
+        connection.execute(_CHANGE, changes)
+    return frozenset(lost)
+
+
+def _advance(connection: Connection, destination: str, at: int, one: Progress) -> bool:
+    marks = orjson.dumps(one.marks, option=orjson.OPT_NON_STR_KEYS).decode()
+    done = connection.execute(
+        _ADVANCE,
+        {
+            "destination": destination,
+            "partition": one.partition,
+            "epoch": one.epoch,
+            "offset": one.offset,
+            "marks": marks,
+            "at": at,
+        },
+    )
+    return done.rowcount == 1
+
+
+def _storable(words: str) -> str:
+    """PostgreSQL has no NUL in text; a reason that a service wrote is kept short."""
+    return words.replace("\x00", "\ufffd")[:1_000]
+
+
+def values(
+    connection: Connection, destination: str, places: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], bytes | None]:
+    """The bytes of listed events by (partition, offset); None for one that is gone."""
+    found: dict[tuple[int, int], bytes | None] = {}
+    for partition, offset in places:
+        key = {"destination": destination, "partition": partition, "offset": offset}
+        value: Any = connection.execute(_VALUE, key).scalar_one_or_none()
+        found[partition, offset] = None if value is None else bytes(value)
+    return found
+
+
+def note_state(connection: Connection, destination: str, state: str, reason: str, at: int) -> None:
+    """How the destination fares from now on: delivering, unreachable, paused, full, failed."""
+    connection.execute(
+        _STATE, {"destination": destination, "state": state, "at": at, "reason": _storable(reason)}
+    )
+
+
+def purge(connection: Connection, before: int) -> int:
+    """Forgets how events went that were settled before `before` (microseconds): their paths can no longer be told, the
+    balance stays. Dead events keep their bytes until they are purged by cause. Returns the rows removed."""
+    return sum(
+        connection.execute(statement, {"before": before}).rowcount for statement in (_PURGE_BATCHES, _PURGE_DELIVERED)
+    )
