@@ -1,0 +1,48 @@
+"""Asks each destination whether it can be reached and knows us, without an event."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from millrace.settings import Settings
+from schemas.errors import CredentialsRejected, MillraceError
+
+TIMEOUT: Final = 30.0  # seconds for each
+
+Finding = tuple[str, str, str | None]
+"""Name, type, and the problem with its remedy or None."""
+
+
+def check_all(settings: Settings) -> Sequence[Finding]:
+    """One finding per destination, all asked at once, in the order of the file."""
+    return asyncio.run(_check_all(settings))
+
+
+async def _check_all(settings: Settings) -> Sequence[Finding]:
+    problems = await asyncio.gather(*(_check(settings, name) for name in settings.destinations))
+    return [
+        (name, config.type, problem)
+        for (name, config), problem in zip(settings.destinations.items(), problems, strict=True)
+    ]
+
+
+async def _check(settings: Settings, name: str) -> str | None:
+    import aiohttp
+
+    from destinations.contract import Env
+    from destinations.registry import definition
+
+    found = definition(settings.destinations[name].type)
+    try:
+        async with asyncio.timeout(TIMEOUT), aiohttp.ClientSession() as http:
+            env = Env(http=http, now=time.time, folder=str(settings.environment.data))
+            async with found.connect(settings.destination_settings[name], env) as client:
+                await found.check(client)
+    except CredentialsRejected as error:
+        return f"refuses our credentials ({error}); mend them under destinations.{name}.settings"
+    except TimeoutError:
+        return f"does not answer within {TIMEOUT:.0f} s; see whether it runs and can be reached from here"
+    except (MillraceError, OSError) as error:
+        return f"{error}; mend destinations.{name}.settings or the service"
+    return None

@@ -1,0 +1,159 @@
+"""`profile`, `event`, `balance`, `tail`: questions to the running collector."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+
+from millrace.cli.common import api_client, data_option, json_option, print_json, url_option
+
+RECONNECT: Final = 1.0  # seconds
+
+
+@click.command()
+@click.argument("address", metavar="ID")
+@data_option
+@url_option
+@json_option
+def profile(address: str, data: str | None, url: str | None, as_json: bool) -> None:
+    """Show the profile of a person.
+
+    ID is one of its ids, such as user_id:u1 or email:ada@example.com, or the profile id itself."""
+    from millrace.client import NotFound
+    from millrace.show import profile_lines
+    from schemas.errors import ConfigError
+
+    try:
+        found = api_client(data, url).get(f"/api/profiles/{quote(address, safe=':')}")
+    except NotFound as error:
+        raise ConfigError(f"no profile has {address}; look at the ids of an event with `millrace tail`") from error
+    _show(found, profile_lines(found), as_json)
+
+
+@click.command()
+@click.argument("message_id")
+@data_option
+@url_option
+@json_option
+def event(message_id: str, data: str | None, url: str | None, as_json: bool) -> None:
+    """Show the whole path of one event."""
+    from millrace.client import NotFound
+    from millrace.show import event_lines
+    from schemas.errors import ConfigError
+
+    try:
+        found = api_client(data, url).get(f"/api/events/{quote(message_id, safe='')}")["events"]
+    except NotFound as error:
+        raise ConfigError(
+            f"no event has the messageId {message_id}; it was never accepted, or retention has removed it"
+        ) from error
+    _show(found, (line for one in found for line in event_lines(one)), as_json)
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Exit 1 unless everything adds up.")
+@data_option
+@url_option
+@json_option
+def balance(check: bool, data: str | None, url: str | None, as_json: bool) -> None:
+    """Show the books.
+
+    For each source and destination: accepted = delivered + filtered + dead + pending."""
+    books = api_client(data, url).get("/api/balance")
+    if as_json:
+        print_json(books)
+    else:
+        _print_balance(books)
+    if check and books["off"] != 0:
+        click.echo(f"millrace: {_imbalance(books)}", err=True)
+        raise SystemExit(1)
+
+
+@click.command()
+@click.option("--refused", is_flag=True, help="Only events that were refused.")
+@data_option
+@url_option
+@json_option
+def tail(refused: bool, data: str | None, url: str | None, as_json: bool) -> None:
+    """Follow events and their paths as they come."""
+    paths = _paths(data, url)
+    if refused:
+        paths = (one for one in paths if one.get("refused") is not None)
+    if as_json:
+        for one in paths:
+            click.echo(json.dumps(one, ensure_ascii=False, separators=(",", ":")))
+            sys.stdout.flush()
+        return
+    from millrace.show import follow
+
+    follow(paths)
+
+
+COMMANDS: Final = (tail, profile, event, balance)
+
+
+def _show(document: Any, lines: Iterator[str], as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def _paths(data: str | None, url: str | None) -> Iterator[dict[str, Any]]:
+    """The paths of events from now on, through restarts of the collector. Trouble is one line when it starts and one when
+    it ends."""
+    from schemas.errors import Unavailable
+
+    lost = False
+
+    def connected() -> None:
+        nonlocal lost
+        if lost:
+            click.echo("millrace: going on", err=True)
+        lost = False
+
+    while True:
+        client = api_client(data, url)  # each time anew: a restart may have moved it
+        try:
+            for line in client.lines("/api/tail", connected):
+                yield json.loads(line)
+        except Unavailable as error:
+            if not lost:
+                click.echo(f"millrace: waiting: {error}", err=True)
+            lost = True
+        time.sleep(RECONNECT)
+
+
+def _print_balance(books: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("accepted", "delivered", "filtered", "dead", "pending", "off")
+    table = Table("source", "destination", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for destination, rows in books["destinations"].items():
+        for source, row in rows.items():
+            table.add_row(source, destination, *(_count(row[column]) for column in columns))
+    console = Console(highlight=False)
+    if table.row_count:
+        console.print(table)
+    for source, counts in books["sources"].items():
+        console.print(f"{source}: " + ", ".join(f"{_count(count)} {name}" for name, count in counts.items()))
+    console.print("the books balance" if books["off"] == 0 else _imbalance(books))
+
+
+def _count(number: int | None) -> str:
+    return "not counted" if number is None else f"{number:,}"
+
+
+def _imbalance(books: Any) -> str:
+    if books["off"] is None:
+        return "the backlog is too long to be counted; ask again once it is shorter"
+    return f"the books are off by {books['off']}; keep the data folder and look at the column off for where"

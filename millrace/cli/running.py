@@ -1,0 +1,134 @@
+"""`up`, `collect`, `process`, `deliver`: what runs until it is stopped."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from millrace.cli.common import config_option, data_option, environment, listen_options
+
+if TYPE_CHECKING:
+    from millrace.settings import Settings
+
+supervisor_option = click.option("--supervisor-fd", type=int, hidden=True)
+
+
+@click.command()
+@config_option
+@data_option
+@listen_options
+@click.option("--single-process", is_flag=True, help="All roles in one process, for debugging.")
+def up(config: str | None, data: str | None, host: str | None, port: int | None, single_process: bool) -> None:
+    """Start everything on this machine."""
+    from millrace.roles import run_up
+
+    here = environment(config=config, data=data, host=host, port=port)
+    run_up(
+        here, single_process=single_process, announce=lambda settings, address: click.echo(banner(settings, address))
+    )
+
+
+@click.command()
+@config_option
+@data_option
+@listen_options
+@click.option("--listen-fd", type=int, hidden=True)
+@supervisor_option
+def collect(
+    config: str | None,
+    data: str | None,
+    host: str | None,
+    port: int | None,
+    listen_fd: int | None,
+    supervisor_fd: int | None,
+) -> None:
+    """Run the collector alone: HTTP in, log out.
+
+    It also answers the profile and management APIs. Several may share a port of one machine with MILLRACE_REUSE_PORT=1."""
+    from millrace.roles import run_collect
+
+    run_collect(environment(config=config, data=data, host=host, port=port), listen_fd, supervisor_fd)
+
+
+@click.command()
+@config_option
+@data_option
+@supervisor_option
+def process(config: str | None, data: str | None, supervisor_fd: int | None) -> None:
+    """Run the pipeline alone: events in, profiles out."""
+    from millrace.roles import run_process
+
+    run_process(environment(config=config, data=data), supervisor_fd)
+
+
+@click.command()
+@config_option
+@data_option
+@supervisor_option
+def deliver(config: str | None, data: str | None, supervisor_fd: int | None) -> None:
+    """Run the delivery alone: events to destinations."""
+    from millrace.roles import run_deliver
+
+    run_deliver(environment(config=config, data=data), supervisor_fd)
+
+
+COMMANDS: Final = (up, collect, process, deliver)
+
+
+# ── What `up` says once it runs ───────────────────────────────────────────────────────────────────────────────────
+
+
+def banner(settings: "Settings", address: str) -> str:
+    """Address, write keys, and lines to paste."""
+    keys = {name: source.write_key.get_secret_value() for name, source in settings.sources.items()}
+    first = next(iter(keys.values()))
+    folder = _shown(settings.environment.data)
+    millrace = _program()
+    there = "" if folder == "data" else f" --data {shlex.quote(folder)}"
+    facts = [("address", address)]
+    facts += [("write key", key if len(keys) == 1 else f"{key}  ({name})") for name, key in keys.items()]
+    facts += [("data", folder)]
+    lines = ["", "Millrace runs.", ""]
+    lines += [f"  {name:<10} {value}" for name, value in facts]
+    lines += ["", "Send an event:", "", f"  {curl(address, first)}", "", "See it:", ""]
+    lines += [f"  {millrace} tail{there}", f"  {millrace} profile user_id:u1{there}", *_warehouse_lines(settings)]
+    lines += ["", f"A demo stream: {millrace} send{there}", "Stop: Ctrl-C", ""]
+    return "\n".join(lines)
+
+
+def curl(address: str, write_key: str) -> str:
+    """A track call, ready to paste."""
+    body = '{"userId":"u1","event":"Signed Up","properties":{"plan":"free"}}'
+    return (
+        f"curl -sS {address}/v1/track -u {shlex.quote(write_key + ':')} -H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+def _warehouse_lines(settings: "Settings") -> list[str]:
+    lines = []
+    for name, config in settings.destinations.items():
+        if config.type == "duckdb":
+            path = Path(getattr(settings.destination_settings[name], "path", "warehouse.duckdb"))
+            file = _shown(settings.environment.data / path)
+            query = f"import duckdb; print(duckdb.connect({file!r}, read_only=True).sql('select * from tracks'))"
+            lines.append(f"  {_shown(Path(sys.executable))} -c {shlex.quote(query)}")
+    return lines
+
+
+def _program() -> str:
+    beside = Path(sys.executable).with_name("millrace")
+    on_path = shutil.which("millrace")
+    if on_path is not None and Path(on_path) == beside:
+        return "millrace"
+    return shlex.quote(_shown(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m millrace"
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would write it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

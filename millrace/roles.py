@@ -1,0 +1,136 @@
+"""How roles become processes: each alone, all under a supervisor, or all in one event loop."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from millrace import data_folder, logs, wiring
+from millrace.environment import Environment
+from millrace.process import run
+from millrace.settings import Settings, load_settings
+
+NAMES = ("collect", "process", "deliver")  # the journey of an event, and the order of stopping
+Ready = Callable[[], None]
+
+
+def run_collect(environment: Environment, listen_fd: int | None, supervisor_fd: int | None) -> None:
+    """The collector as this process, on its own socket or on one inherited from the supervisor."""
+    logs.configure("collect")
+    settings = load_settings(environment, delivers=False)
+    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else _own_listener(environment)
+
+    async def main(stop: asyncio.Event, ready: Ready) -> None:
+        await wiring.collect(settings, listener, stop, ready)
+
+    run(main, supervisor_fd)
+
+
+def run_process(environment: Environment, supervisor_fd: int | None) -> None:
+    """The pipeline as this process."""
+    logs.configure("process")
+    settings = load_settings(environment, delivers=False)
+
+    async def main(stop: asyncio.Event, ready: Ready) -> None:
+        await wiring.process(settings, stop, ready)
+
+    run(main, supervisor_fd)
+
+
+def run_deliver(environment: Environment, supervisor_fd: int | None) -> None:
+    """The delivery engine as this process."""
+    logs.configure("deliver")
+    settings = load_settings(environment, delivers=True)
+
+    async def main(stop: asyncio.Event, ready: Ready) -> None:
+        await wiring.deliver(settings, stop, ready)
+
+    run(main, supervisor_fd)
+
+
+def run_up(environment: Environment, *, single_process: bool, announce: Callable[[Settings, str], None]) -> None:
+    """Everything on this machine. `announce` is told the address once all is ready."""
+    from millrace.serve import address_of, listen
+
+    logs.configure("up")
+    settings = load_settings(environment, delivers=True)
+    with data_folder.locked(environment.data):
+        listener = listen(environment.host, environment.port, reuse_port=environment.reuse_port)
+        address = address_of(listener)
+        with wiring.open_database(settings) as database:
+            wiring.usable(settings, database)
+        data_folder.note_address(environment.data, address)
+
+        def ready() -> None:
+            announce(settings, address)
+
+        if single_process:
+            _run_in_one(settings, listener, ready)
+        else:
+            _run_apart(environment, listener, ready)
+
+
+def _run_apart(environment: Environment, listener: socket.socket, ready: Ready) -> None:
+    from millrace.supervisor import Role, supervise
+
+    roles = [
+        Role(name="collect", command=_command(environment, "collect", listener), descriptors=(listener.fileno(),)),
+        Role(name="process", command=_command(environment, "process")),
+        Role(name="deliver", command=_command(environment, "deliver")),
+    ]
+    asyncio.run(supervise(roles, ready=ready, before_stop=listener.close))
+
+
+def _command(environment: Environment, role: str, listener: socket.socket | None = None) -> Sequence[str]:
+    """`-P` keeps the current folder from hiding our modules."""
+    command = [sys.executable, "-P", "-m", "millrace", role, "--data", str(environment.data)]
+    if environment.config is not None:
+        command += ["--config", str(environment.config)]
+    if listener is not None:
+        command += ["--listen-fd", str(listener.fileno())]
+    return command
+
+
+def _run_in_one(settings: Settings, listener: socket.socket, ready: Ready) -> None:
+    """All roles in one event loop, for debugging; they stop in the same order."""
+
+    async def main(stop: asyncio.Event, tell: Ready) -> None:
+        events = [asyncio.Event() for _ in NAMES]
+        waiting = set(NAMES)
+
+        def one_ready(name: str) -> Ready:
+            def call() -> None:
+                waiting.discard(name)
+                if not waiting:
+                    ready()
+                    tell()
+
+            return call
+
+        async with asyncio.TaskGroup() as group:
+            collect, process, deliver = events
+            tasks = [
+                group.create_task(wiring.collect(settings, listener, collect, one_ready("collect"))),
+                group.create_task(wiring.process(settings, process, one_ready("process"))),
+                group.create_task(wiring.deliver(settings, deliver, one_ready("deliver"))),
+            ]
+            group.create_task(_stop_in_order(stop, events, tasks))
+
+    run(main)
+
+
+async def _stop_in_order(
+    stop: asyncio.Event, events: Sequence[asyncio.Event], tasks: Sequence["asyncio.Task[None]"]
+) -> None:
+    await stop.wait()
+    for event, task in zip(events, tasks, strict=True):
+        event.set()
+        await asyncio.wait((task,))
+
+
+def _own_listener(environment: Environment) -> socket.socket:
+    from millrace.serve import address_of, listen
+
+    listener = listen(environment.host, environment.port, reuse_port=environment.reuse_port)
+    data_folder.note_address(environment.data, address_of(listener))
+    return listener

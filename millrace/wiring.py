@@ -1,0 +1,180 @@
+"""What each role is made of. Imports stay inside, so that a role pays only for what it uses."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from millrace import data_folder
+from millrace.problems import without_password
+from millrace.settings import Settings
+from schemas.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from pipeline.log import Log
+    from pipeline.store.database import Database
+
+Ready = Callable[[], None]
+
+
+# ── Roles ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: Ready) -> None:
+    """HTTP in, log out. The database is only asked by the API: without it events are still taken."""
+    from collector.app import create_app
+    from millrace.serve import serve
+    from pipeline.query.app import create_api
+
+    async with open_log(settings) as log:
+        with open_database(settings) as database:
+            api = create_api(
+                log,
+                database,
+                token=settings.api_token.get_secret_value(),
+                destinations=tuple(settings.destinations),
+            )
+            app = create_app(log, write_keys(settings), fallback=ending_with(stop, api))
+            await serve(app, listener, stop, ready)
+
+
+async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
+    """Events in; profiles, books and resolved events out."""
+    from pipeline.worker import run_worker
+
+    async with open_log(settings) as log:
+        with open_database(settings) as database:
+            await asyncio.to_thread(usable, settings, database)
+            ready()
+            await run_worker(log, database, stop=stop)
+
+
+async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
+    """Resolved events out to every destination."""
+    from pipeline.delivery.engine import run_delivery
+
+    async with open_log(settings) as log:
+        with open_database(settings) as database:
+            await asyncio.to_thread(usable, settings, database)
+            ready()
+            await run_delivery(log, database, mounted(settings), stop=stop)
+
+
+# ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def open_log(settings: Settings) -> "AsyncIterator[Log]":
+    """The log, or ConfigError with the remedy when it cannot be reached."""
+    from pipeline.log import Retention
+    from pipeline.log import open_log as opened
+
+    url, wanted = settings.environment.log_url, settings.config.log
+    retention = Retention(seconds=wanted.retention.days * 86_400, bytes=int(wanted.retention.gigabytes * (1 << 30)))
+    async with AsyncExitStack() as stack:
+        try:
+            log = await stack.enter_async_context(opened(url, partitions=wanted.partitions, retention=retention))
+        except Unavailable as error:
+            raise ConfigError(
+                f"log {without_password(url)}: {error}; start it, or say where it is with MILLRACE_LOG"
+            ) from error
+        yield log
+
+
+@contextmanager
+def open_database(settings: Settings) -> "Iterator[Database]":
+    """The database, not yet connected to."""
+    from pipeline.store.database import Database
+
+    database = Database(settings.environment.database_url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def usable(settings: Settings, database: "Database") -> None:
+    """ConfigError with the remedy unless the database can be reached and has the tables of this release. SQLite gets them
+    here; PostgreSQL by `millrace migrate`, since several machines share it."""
+    from pipeline.store.migrate import check_version
+
+    if not database.postgres:
+        migrated(settings, database)
+        return
+    with reached(settings):
+        check_version(database)
+
+
+def migrated(settings: Settings, database: "Database") -> str:
+    """Applies what the tables lack, one process at a time; returns the version reached."""
+    from pipeline.store.migrate import migrate
+
+    with reached(settings), data_folder.one_at_a_time(settings.environment.data, "migrate"):
+        return migrate(database)
+
+
+@contextmanager
+def reached(settings: Settings) -> Iterator[None]:
+    """Says which database it was that could not be reached."""
+    try:
+        yield
+    except Unavailable as error:
+        url = without_password(settings.environment.database_url)
+        raise ConfigError(f"database {url}: {error}; start it, or say where it is with MILLRACE_DATABASE") from error
+
+
+def write_keys(settings: Settings) -> dict[str, str]:
+    """Source names by write key."""
+    return {source.write_key.get_secret_value(): name for name, source in settings.sources.items()}
+
+
+def mounted(settings: Settings) -> Any:
+    """Each destination with its definition and validated settings."""
+    from destinations.registry import definition
+
+    return {
+        name: (definition(config.type), settings.destination_settings[name], config)
+        for name, config in settings.destinations.items()
+    }
+
+
+# ── Between them ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def ending_with(stop: asyncio.Event, app: App) -> App:
+    """The application, whose endless answers end when we stop: it is told that the client has left, and the client gets
+    a proper end."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        unfinished = False
+
+        async def receive_or_stop() -> Message:
+            stopped = asyncio.ensure_future(stop.wait())
+            received = asyncio.ensure_future(receive())
+            try:
+                await asyncio.wait((stopped, received), return_when=asyncio.FIRST_COMPLETED)
+                return received.result() if received.done() else {"type": "http.disconnect"}
+            finally:
+                stopped.cancel()
+                received.cancel()
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal unfinished
+            await send(message)
+            unfinished = message["type"] == "http.response.start" or bool(message.get("more_body"))
+
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        await app(scope, receive_or_stop, send_and_note)
+        if unfinished:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return None
+
+    return wrapped
