@@ -72,7 +72,9 @@ def put(database: Database, *batches: Batch, emitted: dict[int, int] | None = No
 
 def person(database: Database, address: str) -> dict[str, object] | None:
     found = database.read_sync(lambda connection: find(connection, *address.split(":", 1)))
-    return found and {
+    if found is None:
+        return None
+    return {
         "ids": sorted(str(one) for one, _ in found.external_ids),
         "traits": values(found.traits),
         "events": found.events,
