@@ -1,0 +1,216 @@
+"""The JSON of requests: the envelope decoded, the rest left as the client's bytes.
+
+Bytes are written anew only where they must be: when a batch adds context or integrations to its events, for names of old
+libraries, and to replace lone surrogates and NUL (U+FFFD takes their place), which are legal JSON that no database holds.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from schemas.errors import Refused
+
+DEPTH_LIMIT: Final = 128  # levels; encoders downstream end at 254
+
+Fields = dict[str, msgspec.Raw]
+_Decoded = TypeVar("_Decoded")
+
+
+class Object(msgspec.Struct, gc=False):
+    """Some JSON object; its content is skipped."""
+
+
+class Context(msgspec.Struct, gc=False):
+    """The one thing in `context` that the collector acts on: the caller says that it is the end user's device."""
+
+    direct: Any = None
+
+
+_Other = list[msgspec.Raw] | str | float | bool | None
+
+
+class Item(msgspec.Struct, gc=False, rename="camel"):
+    """The envelope of one event. It takes any type anywhere, since each wrong one has its own reason code."""
+
+    type: Any = None
+    message_id: Any = None
+    anonymous_id: Any = None
+    user_id: Any = None
+    timestamp: Any = None
+    sent_at: Any = None
+    write_key: Any = None
+    event: Any = None
+    name: Any = None
+    category: Any = None
+    group_id: Any = None
+    previous_id: Any = None
+    properties: Object | _Other = None
+    traits: Object | _Other = None
+    context: Context | _Other = None
+    integrations: Object | _Other = None
+    # Names of old libraries.
+    action: Any = None
+    session_id: Any = None
+    from_: Any = msgspec.field(default=None, name="from")
+    to: Any = None
+    options: Object | _Other = None
+
+
+class Envelope(msgspec.Struct, gc=False, rename="camel"):
+    """A batch: its events stay slices of the body."""
+
+    batch: list[msgspec.Raw]
+    write_key: Any = None
+    sent_at: Any = None
+    context: msgspec.Raw = msgspec.Raw()
+    integrations: msgspec.Raw = msgspec.Raw()
+
+
+decode_item: Final = msgspec.json.Decoder(Item).decode
+decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
+_decode_fields: Final = msgspec.json.Decoder(Fields).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+# ── A whole body ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode(decoder: Callable[[bytes], _Decoded], body: bytes) -> tuple[_Decoded, bytes]:
+    """The body decoded, and its bytes as they are to be kept. Refused when it is not the JSON that the decoder wants."""
+    if body.startswith(b"\xef\xbb\xbf"):
+        body = body[3:]
+    if b"\\" in body and b"\\u0000" in body:
+        body = _without_hazards(body)
+    try:
+        body.isascii() or body.decode()  # the decoder skips strings without looking inside
+        return decoder(body), body
+    except msgspec.ValidationError as error:
+        raise _invalid(f"body is not what this path takes: {error}") from error
+    except UnicodeDecodeError as error:
+        raise _invalid(f"body is not valid JSON: not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise _invalid("body is nested too deeply") from error
+    except msgspec.DecodeError as error:
+        mended = _without_hazards(body)
+        if mended == body:
+            raise _invalid(f"body is not valid JSON: {error}") from error
+    return decode(decoder, mended)
+
+
+def _invalid(message: str) -> Refused:
+    return Refused("invalid_request", message)
+
+
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2}|u0000)|.)",
+    re.DOTALL,
+)
+
+
+def _without_hazards(body: bytes) -> bytes:
+    """Lone surrogates and NUL replaced by U+FFFD. Every escape is looked at, so that an escaped backslash hides none."""
+    return _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[1] else escape[0], body)
+
+
+# ── One event ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def is_nested_too_deeply(body: bytes) -> bool:
+    """Counting brackets settles it for honest events."""
+    if len(body) < 2 * DEPTH_LIMIT or body.count(b"{") + body.count(b"[") <= DEPTH_LIMIT:
+        return False
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(body):
+        first = body[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
+
+
+def has_old_names(item: Item, kind: Any) -> bool:
+    """Whether a name of an old library stands in for one that is missing."""
+    return (
+        (kind is None and item.action is not None)
+        or (item.session_id is not None and item.anonymous_id is None and item.user_id is None)
+        or (item.options is not None and item.context is None)
+        or (
+            kind == "alias"
+            and (
+                (item.from_ is not None and item.previous_id is None) or (item.to is not None and item.user_id is None)
+            )
+        )
+    )
+
+
+def with_new_names(body: bytes, kind: Any) -> bytes:
+    """The event under today's names: `action` is `type`, `sessionId` `anonymousId`, `options` `context`; of an alias,
+    `from` is `previousId` and `to` `userId`. A name of today that is there wins; `kind` is the type where it is known."""
+    fields = _present(_decode_fields(body))
+    _rename(fields, "action", "type")
+    if "userId" not in fields:
+        _rename(fields, "sessionId", "anonymousId")
+    if kind == "alias" or (kind is None and fields["type"] == b'"alias"'):
+        _rename(fields, "from", "previousId")
+        _rename(fields, "to", "userId")
+    _rename(fields, "options", "context")
+    context = fields.get("context")
+    if context is not None and _is_object(context):
+        inner = _decode_fields(context)
+        for old in ("integrations", "providers"):
+            if old in inner and "integrations" not in fields:
+                fields["integrations"] = inner.pop(old)
+        fields["context"] = _raw(inner)
+    return _encode(fields)
+
+
+def _rename(fields: Fields, old: str, new: str) -> None:
+    if new not in fields and old in fields:
+        fields[new] = fields.pop(old)
+
+
+def merged(body: bytes, context: msgspec.Raw | None, integrations: msgspec.Raw | None) -> bytes:
+    """The event with the batch's context and integrations under its own. Context merges deeply; of integrations each
+    name has one value. What the event says wins, null says nothing, and what is no object is left for the rules."""
+    fields = _decode_fields(body)
+    for name, under, deep in (("context", context, True), ("integrations", integrations, False)):
+        if under is not None:
+            fields[name] = _over(fields.get(name), under, deep=deep)
+    return _encode(fields)
+
+
+def _over(upper: msgspec.Raw | None, lower: msgspec.Raw, *, deep: bool) -> msgspec.Raw:
+    if upper is None or upper == b"null":
+        return lower
+    if not (_is_object(upper) and _is_object(lower)):
+        return upper
+    result = _decode_fields(upper)
+    for name, value in _decode_fields(lower).items():
+        own = result.get(name)
+        result[name] = _over(own, value, deep=True) if deep or own is None else own
+    return _raw(result)
+
+
+def object_or_none(raw: msgspec.Raw) -> msgspec.Raw | None:
+    """The slice, when it is an object that says something."""
+    return raw if raw and _is_object(raw) and _decode_fields(raw) else None
+
+
+def _present(fields: Mapping[str, msgspec.Raw]) -> Fields:
+    return {name: value for name, value in fields.items() if value != b"null"}
+
+
+def _is_object(raw: msgspec.Raw) -> bool:
+    return bytes(memoryview(raw)[:1]) == b"{"
+
+
+def _raw(fields: Fields) -> msgspec.Raw:
+    return msgspec.Raw(_encode(fields))

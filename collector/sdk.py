@@ -1,0 +1,223 @@
+"""What SDKs call besides sending events: their settings, pixels, and metrics of their own. Off the hot path."""
+
+import binascii
+import re
+from base64 import b64decode, urlsafe_b64decode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.routing import Route as Path
+
+from collector.answers import error_body, json_headers
+from collector.headers import client_ip, cors, preflight
+from collector.routes import Route
+from schemas.errors import Refused, Unavailable
+from schemas.events import TYPES
+
+Take = Callable[[bytes, Route, str | None], Awaitable[None]]
+"""Accepts and appends one event: body, route, the caller's address."""
+
+log = structlog.get_logger()
+
+_PREFIXES: Final = ("/v1", "", "/v1/v1")
+
+
+def sdk_routes(sources: Mapping[str, str], take: Take, trusted_hops: int) -> Sequence[BaseRoute]:
+    """Starlette routes; `sources` maps write keys to source names."""
+
+    async def settings(request: Request) -> Response:
+        write_key = request.path_params["write_key"]
+        if write_key not in sources:
+            return _json(request, error_body("unknown_source", "the write key is unknown"), status=404)
+        host = request.headers.get("host", "")
+        return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request, trusted_hops))))
+
+    async def metrics(request: Request) -> Response:
+        async for _ in request.stream():
+            pass  # discarded: counters about the SDK's own work, of use to nobody here
+        return _json(request, b"{}")
+
+    async def pixel(request: Request) -> Response:
+        await _take_pixel(request, take, trusted_hops)
+        return _answer(request, _GIF, [(b"content-type", b"image/gif"), (b"cache-control", b"no-store")])
+
+    paths: list[BaseRoute] = []
+    for prefix in _PREFIXES:
+        for slash in ("", "/"):
+            paths += (
+                Path(f"{prefix}/projects/{{write_key}}/settings{slash}", _with_preflight(settings), methods=_GET),
+                Path(f"{prefix}/m{slash}", _with_preflight(metrics), methods=["POST", "OPTIONS"]),
+                Path(f"{prefix}/pixel/{{type}}{slash}", _with_preflight(pixel), methods=_GET),
+            )
+    return paths
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+_GET: Final = ["GET", "OPTIONS"]
+
+
+def _with_preflight(endpoint: Endpoint) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            response = Response()
+            response.raw_headers = preflight(dict(request.scope["headers"]))
+            return response
+        return await endpoint(request)
+
+    return answer
+
+
+def _origin(request: Request) -> bytes | None:
+    origin = request.headers.get("origin")
+    return origin.encode("latin-1") if origin is not None else None
+
+
+def _json(request: Request, body: bytes, status: int = 200) -> Response:
+    response = Response(body, status_code=status)
+    response.raw_headers = json_headers(body, _origin(request))
+    return response
+
+
+def _answer(request: Request, body: bytes, headers: list[tuple[bytes, bytes]]) -> Response:
+    response = Response(body)
+    response.raw_headers = [*headers, (b"content-length", b"%d" % len(body)), *cors(_origin(request))]
+    return response
+
+
+# ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _scheme(request: Request, trusted_hops: int) -> str:
+    forwarded = request.headers.get("x-forwarded-proto") if trusted_hops else None
+    return forwarded.rpartition(",")[2].strip().lower() if forwarded else request.url.scheme
+
+
+def _settings(write_key: str, host: str, scheme: str) -> dict[str, Any]:
+    """Everything is delivered by the server, so the only integration is ourselves. No object may be null (Kotlin), the
+    host has no scheme (mobile), and the retry limits keep Swift and Kotlin from trying for ever."""
+    ourselves: dict[str, Any] = {
+        "apiKey": write_key,
+        "apiHost": f"{host}/v1",
+        "unbundledIntegrations": [],
+        "addBundledMetadata": True,
+        "maybeBundledConfigIds": {},
+        "versionSettings": {"version": "4.4.7", "componentTypes": ["browser"]},
+        "httpConfig": _HTTP_CONFIG,
+    }
+    if scheme == "http":
+        ourselves["protocol"] = "http"
+    return {
+        "integrations": {"Segment.io": ourselves},
+        "plan": {
+            "track": {"__default": {"enabled": True, "integrations": {}}},
+            "identify": {"__default": {"enabled": True}},
+            "group": {"__default": {"enabled": True}},
+        },
+        "edgeFunction": {},
+        "middlewareSettings": {"routingRules": []},
+        "enabledMiddleware": {},
+        "metrics": {"sampleRate": 0},
+        "consentSettings": {"allCategories": [], "hasUnmappedDestinations": True},
+        "legacyVideoPluginsEnabled": False,
+        "remotePlugins": [],
+        "analyticsNextEnabled": True,
+        "httpConfig": _HTTP_CONFIG,
+    }
+
+
+_HTTP_CONFIG: Final = {
+    "rateLimitConfig": {
+        "enabled": True,
+        "maxRetryCount": 10,
+        "maxRetryInterval": 300,
+        "maxRateLimitDuration": 43_200,
+    },
+    "backoffConfig": {
+        "enabled": True,
+        "maxRetryCount": 10,
+        "baseBackoffInterval": 0.5,
+        "maxBackoffInterval": 60,
+        "maxTotalBackoffDuration": 43_200,
+        "jitterPercent": 10,
+        "default4xxBehavior": "drop",
+        "default5xxBehavior": "retry",
+        "unknownCodeBehavior": "drop",
+        "statusCodeOverrides": {
+            "408": "retry",
+            "410": "retry",
+            "429": "retry",
+            "460": "retry",
+            "501": "drop",
+            "505": "drop",
+        },
+    },
+}
+
+
+# ── Pixels ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_GIF: Final = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c000000000100010000020144003b"
+)  # one transparent point
+_MAX_PATH: Final = 8  # names of a dotted path
+_DANGEROUS: Final = frozenset({"__proto__", "constructor", "prototype"})
+
+
+async def _take_pixel(request: Request, take: Take, trusted_hops: int) -> None:
+    """A mail client shows whatever it gets: every failure is ours to note, none is the picture's."""
+    kind = request.path_params["type"].removesuffix(".gif")
+    if kind not in TYPES:
+        return
+    peer = request.client.host if request.client else None
+    forwarded = [value.encode("latin-1") for value in request.headers.getlist("x-forwarded-for")]
+    try:
+        event = _pixel_event(dict(request.query_params))
+        agent = request.headers.get("user-agent")
+        context = event.setdefault("context", {})
+        if agent and isinstance(context, dict):
+            context.setdefault("userAgent", agent)
+        ip = client_ip(peer, forwarded, trusted_hops)
+        await take(orjson.dumps(event), Route(kind, "client"), ip)
+    except Refused as refused:
+        log.debug("pixel refused", code=refused.code)
+    except (Unavailable, TimeoutError) as error:
+        log.warning("pixel lost", error=str(error))
+
+
+def _pixel_event(query: Mapping[str, str]) -> dict[str, Any]:
+    """The event of `data`, base64 of either alphabet with or without padding, else of the query's dotted paths."""
+    data = query.get("data")
+    if data is None:
+        return _nested(query)
+    text = re.sub(r"\s", "+", data).rstrip("=")
+    text += "=" * (-len(text) % 4)
+    try:
+        event = orjson.loads(urlsafe_b64decode(text) if re.search("[-_]", text) else b64decode(text, validate=True))
+    except (binascii.Error, orjson.JSONDecodeError) as error:
+        raise Refused("invalid_request", f"data is not base64 of JSON: {error}") from error
+    if not isinstance(event, dict):
+        raise Refused("invalid_request", "data is not a JSON object")
+    if "writeKey" in query:
+        event.setdefault("writeKey", query["writeKey"])
+    return event
+
+
+def _nested(query: Mapping[str, str]) -> dict[str, Any]:
+    event: dict[str, Any] = {}
+    for path, value in query.items():
+        names = path.split(".")
+        if len(names) > _MAX_PATH or not _DANGEROUS.isdisjoint(names):
+            raise Refused("invalid_request", "a query parameter is no path of an event")
+        node = event
+        for name in names[:-1]:
+            inner = node.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise Refused("invalid_request", "query parameters contradict each other")
+            node = inner
+        node[names[-1]] = value
+    return event
