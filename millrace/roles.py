@@ -5,6 +5,8 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from millrace import data_folder, logs, wiring
 from millrace.environment import Environment
 from millrace.process import run
@@ -12,6 +14,8 @@ from millrace.settings import Settings, load_settings
 
 NAMES = ("collect", "process", "deliver")  # the journey of an event, and the order of stopping
 Ready = Callable[[], None]
+
+log = structlog.get_logger()
 
 
 def run_collect(environment: Environment, listen_fd: int | None, supervisor_fd: int | None) -> None:
@@ -132,5 +136,7 @@ def _own_listener(environment: Environment) -> socket.socket:
     from millrace.serve import address_of, listen
 
     listener = listen(environment.host, environment.port, reuse_port=environment.reuse_port)
-    data_folder.note_address(environment.data, address_of(listener))
+    address = address_of(listener)
+    data_folder.note_address(environment.data, address)
+    log.info("listening", address=address)
     return listener

@@ -55,6 +55,7 @@ async def serve(
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,  # the collector reads X-Forwarded-For itself, as far back as it is told to trust
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE,
             **options,

@@ -34,15 +34,19 @@ def load_settings(environment: Environment, *, delivers: bool) -> Settings:
     `delivers`: the settings of destinations are needed too; without it they are neither expanded nor checked."""
     loaded = load_config(environment, delivers=delivers)
     data_folder.prepare(environment.data)
-    destinations = loaded.config.destinations
     return Settings(
         environment=environment,
         config=loaded.config,
         sources=loaded.config.sources or {DEFAULT_SOURCE: SourceConfig(write_key=_write_key(environment))},
-        destinations={DEFAULT_DESTINATION: DEFAULT_WAREHOUSE} if destinations is None else destinations,
+        destinations=destinations_of(loaded.config),
         destination_settings=loaded.settings,
         api_token=_api_token(environment),
     )
+
+
+def destinations_of(config: Config) -> Mapping[str, DestinationConfig]:
+    """Those that are named, or the default one when the section is left out."""
+    return {DEFAULT_DESTINATION: DEFAULT_WAREHOUSE} if config.destinations is None else config.destinations
 
 
 def load_config(environment: Environment, *, delivers: bool) -> Loaded:

@@ -46,7 +46,7 @@ class Role:
 
 def pause_before_restart(deaths: int) -> float:
     """Seconds to wait after so many deaths in a row."""
-    return float(min(FIRST_PAUSE * 2 ** (deaths - 1), LONGEST_PAUSE))
+    return float(min(FIRST_PAUSE * 2 ** min(deaths - 1, 16), LONGEST_PAUSE))
 
 
 async def supervise(

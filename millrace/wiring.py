@@ -2,14 +2,16 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from millrace import data_folder
 from millrace.problems import without_password
 from millrace.settings import Settings
-from schemas.errors import ConfigError, Unavailable
+from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
     from pipeline.log import Log
@@ -17,48 +19,66 @@ if TYPE_CHECKING:
 
 Ready = Callable[[], None]
 
+log = structlog.get_logger()
+
 
 # ── Roles ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: Ready) -> None:
     """HTTP in, log out. The database is only asked by the API: without it events are still taken."""
-    from collector.app import create_app
+    from collector.app import create_collector
+    from millrace.ingest_metrics import ingest_metrics
     from millrace.serve import serve
     from pipeline.query.app import create_api
 
-    async with open_log(settings) as log:
+    async with open_log(settings) as events:
         with open_database(settings) as database:
+            collector = create_collector(
+                log=events, sources=write_keys(settings), trusted_hops=settings.config.collector.trusted_hops
+            )
             api = create_api(
-                log,
+                events,
                 database,
                 token=settings.api_token.get_secret_value(),
                 destinations=tuple(settings.destinations),
+                ingest_metrics=lambda: ingest_metrics(collector),
             )
-            app = create_app(log, write_keys(settings), fallback=ending_with(stop, api))
-            await serve(app, listener, stop, ready)
+            api.router.routes[:0] = collector.routes()  # before the API's own, whose last one takes every path
+            collector.fallback = ending_with(stop, api)
+            async with beside(_look_at_database(settings, database)):
+                await serve(collector, listener, stop, ready)
 
 
 async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Events in; profiles, books and resolved events out."""
     from pipeline.worker import run_worker
 
-    async with open_log(settings) as log:
+    async with open_log(settings) as events:
         with open_database(settings) as database:
             await asyncio.to_thread(usable, settings, database)
             ready()
-            await run_worker(log, database, stop=stop)
+            await run_worker(events, database, stop=stop)
 
 
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Resolved events out to every destination."""
     from pipeline.delivery.engine import run_delivery
 
-    async with open_log(settings) as log:
+    async with open_log(settings) as events:
         with open_database(settings) as database:
             await asyncio.to_thread(usable, settings, database)
             ready()
-            await run_delivery(log, database, mounted(settings), stop=stop)
+            await run_delivery(events, database, mounted(settings), stop=stop)
+
+
+async def _look_at_database(settings: Settings, database: "Database") -> None:
+    """Makes SQLite's tables when this role is the first to come. What is wrong is a warning here: events are taken all
+    the same, and the API answers 503 meanwhile."""
+    try:
+        await asyncio.to_thread(usable, settings, database)
+    except MillraceError as error:
+        log.warning("the API cannot answer yet", error=str(error))
 
 
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,19 +87,19 @@ async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
 @asynccontextmanager
 async def open_log(settings: Settings) -> "AsyncIterator[Log]":
     """The log, or ConfigError with the remedy when it cannot be reached."""
-    from pipeline.log import Retention
     from pipeline.log import open_log as opened
+    from pipeline.log.contract import Retention
 
     url, wanted = settings.environment.log_url, settings.config.log
     retention = Retention(seconds=wanted.retention.days * 86_400, bytes=int(wanted.retention.gigabytes * (1 << 30)))
     async with AsyncExitStack() as stack:
         try:
-            log = await stack.enter_async_context(opened(url, partitions=wanted.partitions, retention=retention))
+            events = await stack.enter_async_context(opened(url, partitions=wanted.partitions, retention=retention))
         except Unavailable as error:
             raise ConfigError(
                 f"log {without_password(url)}: {error}; start it, or say where it is with MILLRACE_LOG"
             ) from error
-        yield log
+        yield events
 
 
 @contextmanager
@@ -137,6 +157,17 @@ def mounted(settings: Settings) -> Any:
         name: (definition(config.type), settings.destination_settings[name], config)
         for name, config in settings.destinations.items()
     }
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs `work` while the block runs, and not longer."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 # ── Between them ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -52,6 +52,17 @@ class LogConfig(_Model):
     retention: RetentionConfig = Field(default=RetentionConfig(days=30, gigabytes=64))
 
 
+class CollectorConfig(_Model):
+    """The HTTP face."""
+
+    trusted_hops: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Own proxies in front; each adds to X-Forwarded-For, from which the client's IP is read.",
+    )
+
+
 class Config(_Model):
     """Everything that `millrace.yaml` says."""
 
@@ -65,4 +76,5 @@ class Config(_Model):
         description="Destinations by name. When the section is left out there is one, `warehouse`: the DuckDB file "
         "warehouse.duckdb in the data folder. `{}` means none.",
     )
+    collector: CollectorConfig = Field(default=CollectorConfig(trusted_hops=0), description="The HTTP face.")
     log: LogConfig = Field(default=LogConfig(), description="The event log.")

@@ -13,15 +13,15 @@ from millrace.cli.common import config_option, data_option, environment, json_op
 @data_option
 def check(config: str | None, data: str | None, connect: bool) -> None:
     """Report every fault of the configuration at once."""
-    from millrace.settings import load_config, load_settings
+    from millrace.settings import DEFAULT_SOURCE, destinations_of, load_config, load_settings
 
     here = environment(config=config, data=data)
     loaded = load_config(here, delivers=True)
     click.echo(f"{here.config or 'no configuration file, the defaults'}: no faults")
-    for name in loaded.config.sources or {"default": None}:
+    for name in list(loaded.config.sources) or [DEFAULT_SOURCE]:
         click.echo(f"source {name}")
     if not connect:
-        for name, one in (loaded.config.destinations or {}).items():
+        for name, one in destinations_of(loaded.config).items():
             click.echo(f"destination {name} ({one.type})")
         return
     from millrace.checks import check_all
