@@ -1,0 +1,326 @@
+"""Appends to Kafka: records gather per partition while the batch before them is under way, one future per batch.
+
+One batch of a partition is in flight at a time, which keeps its order; partitions go side by side. What is not yet
+acknowledged is bounded in bytes: appenders wait. A batch that the cluster does not acknowledge within `PATIENCE` fails what
+waits in its partition with Unavailable and stays with the client, which repeats it for as long as it takes under the same
+sequence number; until then the partition refuses at once. After any error that the client does not repeat by itself, its
+sequence has a hole, so that a fresh producer takes over.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, ProducerClosed
+
+from pipeline.log.contract import MAX_RECORD_BYTES, Record
+from pipeline.log.kafka.connection import PATIENCE, Connection
+from pipeline.log.kafka.topics import MAX_BATCH_BYTES
+from schemas.errors import Unavailable
+from schemas.topics import partition_of
+
+BATCH_BYTES: Final = 512 << 10  # a batch is closed before it grows beyond, unless one record alone is larger
+RECORD_OVERHEAD: Final = 24  # bytes a record takes besides key and value, at most
+IN_FLIGHT_BYTES: Final = 32 << 20
+RETRY_AFTER: Final = 1.0  # seconds
+COMPRESSION: Final = "zstd"
+
+log = structlog.get_logger()
+
+
+class _Group:
+    """One `append`: done when its parts in all partitions are."""
+
+    __slots__ = ("done", "parts")
+
+    def __init__(self, parts: int, done: "asyncio.Future[None]") -> None:
+        self.parts = parts
+        self.done = done
+
+    def finished(self) -> None:
+        self.parts -= 1
+        if self.parts == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def failed(self, error: Exception) -> None:
+        if not self.done.done():  # its appender may have been cancelled, or another part failed first
+            self.done.set_exception(error)
+
+
+class _Part:
+    """Records of one `append` that go to one partition, small enough for one batch."""
+
+    __slots__ = ("group", "records", "size")
+
+    def __init__(self, group: _Group, records: Sequence[Record], size: int) -> None:
+        self.group = group
+        self.records = records
+        self.size = size
+
+
+class _Lane:
+    """One partition: the parts that wait, and the task that sends them while there are any."""
+
+    __slots__ = ("partition", "refusing", "task", "topic", "waiting")
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.waiting: deque[_Part] = deque()
+        self.task: asyncio.Task[None] | None = None
+        self.refusing = False  # its last batch is overdue
+
+
+class Appender:
+    """See the module. Use as an async context manager; leaving it waits for what is under way, for `PATIENCE` at most."""
+
+    def __init__(self, connection: Connection, counts: Mapping[str, int]) -> None:
+        self._connection = connection
+        self._lanes = {topic: [_Lane(topic, one) for one in range(count)] for topic, count in counts.items()}
+        self._budget = _Budget(IN_FLIGHT_BYTES)
+        self._producer: AIOKafkaProducer | None = None
+        self._producer_lock = asyncio.Lock()
+        self._retired: dict[AIOKafkaProducer, asyncio.Task[None]] = {}
+        self._unavailable = False
+        self._closed = False
+
+    async def __aenter__(self) -> "Appender":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        sending = [lane.task for lanes in self._lanes.values() for lane in lanes if lane.task is not None]
+        if sending:
+            await asyncio.wait(sending, timeout=PATIENCE)
+        for producer in (self._producer, *self._retired):
+            if producer is not None:
+                _abandon(producer)
+        await asyncio.gather(*self._retired.values())
+        if self._producer is not None:
+            await _stop(self._producer)
+        if sending:
+            await asyncio.wait(sending)
+
+    async def append(self, topic: str, records: Sequence[Record]) -> None:
+        """The contract's `append`."""
+        lanes = self._lanes[topic]
+        parts, size = _split(records, len(lanes))
+        if not parts:
+            return
+        if self._closed:
+            raise Unavailable("the log is closed", after=RETRY_AFTER)
+        if any(lanes[partition].refusing for partition, _, _ in parts):
+            raise Unavailable("Kafka has not acknowledged earlier records", after=RETRY_AFTER)
+        await self._budget.take(size)
+        group = _Group(len(parts), asyncio.get_running_loop().create_future())
+        for partition, some, part_size in parts:
+            lane = lanes[partition]
+            lane.waiting.append(_Part(group, some, part_size))
+            if lane.task is None:
+                lane.task = asyncio.create_task(self._send_all(lane))
+        await group.done
+
+    # ── One partition ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _send_all(self, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                batch = _take(lane.waiting)
+                try:
+                    await self._send(lane, batch)
+                except Exception as error:
+                    self._fail(batch, error)
+                else:
+                    self._acknowledged()
+                    for part in batch:
+                        part.group.finished()
+                finally:
+                    self._budget.give(sum(part.size for part in batch))
+        finally:
+            lane.task = None
+
+    async def _send(self, lane: _Lane, batch: Sequence[_Part]) -> None:
+        """Returns when the cluster has acknowledged the batch, however long that takes; past `PATIENCE` its appenders
+        and those behind them are told."""
+        producer = await self._running_producer()
+        builder = producer.create_batch()
+        append = builder.append
+        for part in batch:
+            for record in part.records:
+                append(timestamp=record.timestamp, key=record.key, value=record.value)
+        sent = asyncio.ensure_future(self._deliver(producer, builder, lane))
+        try:
+            await asyncio.wait((sent,), timeout=PATIENCE)
+            if not sent.done():
+                self._overdue(lane, batch)
+                await asyncio.wait((sent,))
+        finally:
+            lane.refusing = False
+        if sent.exception() is not None:
+            self._retire(producer)
+        sent.result()
+
+    @staticmethod
+    async def _deliver(producer: AIOKafkaProducer, builder: object, lane: _Lane) -> None:
+        await (await producer.send_batch(builder, lane.topic, partition=lane.partition))
+
+    def _overdue(self, lane: _Lane, batch: Sequence[_Part]) -> None:
+        lane.refusing = True
+        error = TimeoutError(f"no acknowledgement within {PATIENCE:.0f} s")
+        self._fail(batch, error)
+        while lane.waiting:
+            part = lane.waiting.popleft()
+            self._fail((part,), error)
+            self._budget.give(part.size)
+
+    # ── What the cluster said ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _fail(self, batch: Iterable[_Part], error: Exception) -> None:
+        expected = isinstance(error, KafkaError | OSError)
+        if not expected:
+            log.error("sending to kafka failed", exc_info=error)
+        elif not self._unavailable and not self._closed:
+            self._unavailable = True
+            log.warning("kafka does not accept records", servers=self._connection.servers, error=repr(error))
+        for part in batch:
+            told = Unavailable(f"Kafka does not accept records: {error!r}", after=RETRY_AFTER) if expected else error
+            part.group.failed(told)
+
+    def _acknowledged(self) -> None:
+        if self._unavailable:
+            self._unavailable = False
+            log.info("kafka accepts records again", servers=self._connection.servers)
+
+    # ── The producer ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _running_producer(self) -> AIOKafkaProducer:
+        if self._producer is not None:
+            return self._producer
+        async with self._producer_lock:
+            if self._closed:
+                raise ProducerClosed
+            if self._producer is None:
+                self._producer = await self._fresh_producer()
+            return self._producer
+
+    async def _fresh_producer(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **self._connection.options,
+            acks="all",
+            enable_idempotence=True,
+            compression_type=COMPRESSION,
+            max_batch_size=MAX_BATCH_BYTES,  # `_take` closes batches; the builder must never refuse a record
+            max_request_size=MAX_BATCH_BYTES,
+            metadata_max_age_ms=60_000,
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await producer.start()
+        except BaseException:
+            _abandon(producer)
+            await _stop(producer)
+            raise
+        return producer
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        """The next batch gets a fresh producer; what other partitions have under way ends with the old one."""
+        if self._producer is not producer:
+            return
+        self._producer = None
+        task = asyncio.create_task(_stop(producer))
+        self._retired[producer] = task
+        task.add_done_callback(lambda _: self._retired.pop(producer))
+
+
+class _Budget:
+    """Bytes that may be unacknowledged. First come, first served; whoever finds no room within `PATIENCE` is refused."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._free = total
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> None:
+        if not self._queue and self._has_room(size):
+            self._free -= size
+            return
+        room = asyncio.get_running_loop().create_future()
+        self._queue.append((size, room))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await room
+        except BaseException as error:
+            given = size if room.done() and not room.cancelled() else 0
+            room.cancel()
+            self.give(given)
+            if isinstance(error, TimeoutError):
+                raise Unavailable("Kafka is behind: too much waits to be accepted", after=RETRY_AFTER) from None
+            raise
+
+    def _has_room(self, size: int) -> bool:
+        return min(size, self._total) <= self._free  # what is larger than everything goes alone
+
+    def give(self, size: int) -> None:
+        self._free += size
+        while self._queue:
+            size, room = self._queue[0]
+            if not room.done():
+                if not self._has_room(size):
+                    return
+                self._free -= size
+                room.set_result(None)
+            self._queue.popleft()
+
+
+def _split(records: Sequence[Record], count: int) -> tuple[list[tuple[int, list[Record], int]], int]:
+    """Parts of at most `BATCH_BYTES` (one record may be larger) as partition, records and bytes; and the bytes in all.
+    ValueError for a record that is too large."""
+    parts: list[tuple[int, list[Record], int]] = []
+    gathering: dict[int, tuple[list[Record], int]] = {}
+    total = 0
+    for record in records:
+        size = len(record.key) + len(record.value)
+        if size > MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {size} bytes is larger than {MAX_RECORD_BYTES}")
+        size += RECORD_OVERHEAD
+        total += size
+        partition = partition_of(record.key, count)
+        some, gathered = gathering.get(partition, ([], 0))
+        if some and gathered + size > BATCH_BYTES:
+            parts.append((partition, some, gathered))
+            some, gathered = [], 0
+        some.append(record)
+        gathering[partition] = some, gathered + size
+    parts.extend((partition, some, gathered) for partition, (some, gathered) in gathering.items())
+    return parts, total
+
+
+def _take(waiting: "deque[_Part]") -> list[_Part]:
+    """The parts of the next batch, in order."""
+    batch = [waiting.popleft()]
+    size = batch[0].size
+    while waiting and size + waiting[0].size <= BATCH_BYTES:
+        size += waiting[0].size
+        batch.append(waiting.popleft())
+    return batch
+
+
+def _abandon(producer: AIOKafkaProducer) -> None:
+    """Fails what a producer still holds: an idempotent one would repeat it for ever. The client has no public way."""
+    producer._message_accumulator.fail_all(ProducerClosed())
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Waits for what the producer holds, then ends it."""
+    try:
+        await producer.stop()
+    except KafkaError as error:  # its sender had failed; that error has reached the batches
+        log.debug("kafka producer had failed", error=repr(error))
+    finally:
+        await producer.client.close()
