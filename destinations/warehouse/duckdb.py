@@ -1,0 +1,583 @@
+"""The warehouse in one DuckDB file: a schema per source, a table per call type, one more per event name.
+
+A batch is one transaction, the changes of the schema included, and `_loaded` lists the message ids that went in with it:
+whatever is repeated, whoever dies, each message is there once. DuckDB lets one process at a time have the file, and people
+want to look into it; so it is opened for work and closed when there is none.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from pydantic import Field
+
+from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Rejected, Retry, Settings
+from destinations.warehouse.arrow import array_of, times_of
+from destinations.warehouse.inference import Type
+from destinations.warehouse.latest import Clock, decode_clocks, encode_clocks, fold
+from destinations.warehouse.naming import SYSTEM_TABLES, schema_name
+from destinations.warehouse.rows import OVERFLOW, TIME_COLUMNS, Rows, build
+from destinations.warehouse.tables import Stray, Table, assemble, column_of, order_of
+from schemas.errors import Unavailable
+from schemas.events import TYPES
+
+log = structlog.get_logger()
+
+IDLE: Final = 0.1  # seconds without work after which the file is closed: a trickle of events must not lock people out
+HOLD: Final = 5.0  # seconds after which the file is closed between two batches, however busy
+LOADED: Final = "_loaded"
+_SQL_TYPES: Final[Mapping[Type, str]] = {
+    "boolean": "BOOLEAN",
+    "bigint": "BIGINT",
+    "double": "DOUBLE",
+    "timestamp": "TIMESTAMP",
+    "text": "VARCHAR",
+}
+_TYPES: Final[Mapping[str, Type]] = {sql: kind for kind, sql in _SQL_TYPES.items()}
+_TIME: Final = "TIMESTAMP"
+_ENTITY_COLUMNS: Final = {"id": "VARCHAR", "profile_id": "VARCHAR", "received_at": _TIME, "uuid_ts": _TIME}
+_HIDDEN: Final = {"_key": "UBIGINT", "_clock": "VARCHAR"}
+_HASH: Final = "md5_number_lower"  # of an id: comparing eight bytes spares reading every id of a large table
+# Must give what `inference` gives for the same values, so that batches can be cut anywhere; a test compares them.
+_WIDENINGS: Final[Mapping[tuple[str, str], str]] = {
+    ("bigint", "double"): "CAST({0} AS DOUBLE)",
+    ("boolean", "text"): "CAST({0} AS VARCHAR)",
+    ("bigint", "text"): "CAST({0} AS VARCHAR)",
+    ("double", "text"): "CASE WHEN {0} = trunc({0}) AND abs({0}) < 1e15 THEN CAST(CAST({0} AS BIGINT) AS VARCHAR)"
+    " ELSE CAST({0} AS VARCHAR) END",
+    ("timestamp", "text"): "strftime({0}, '%Y-%m-%dT%H:%M:%S.%fZ')",
+}
+
+
+class DuckDBSettings(Settings):
+    """Where the warehouse is, and what it may use."""
+
+    path: str = Field("warehouse.duckdb", min_length=1, description="The file; relative to the data folder.")
+    memory_mb: int = Field(512, ge=64, description="Memory that DuckDB may use, in MiB.")
+    max_tables: int = Field(
+        1_000, ge=1, description="Most event tables of one source. Further events are kept in tracks, as JSON."
+    )
+    max_columns: int = Field(
+        1_000, ge=1, description="Most columns made from properties in one table. Further ones are kept as JSON."
+    )
+
+
+class _Refused(Exception):
+    """The file cannot be used now. `after` is in seconds."""
+
+    def __init__(self, reason: str, after: float) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+# ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class _File:
+    """The open file and what its schemas look like. Used by one thread at a time."""
+
+    con: Any
+    opened: float
+    tables: dict[tuple[str, str], dict[str, Type]]
+    owners: dict[str, str]  # source of each schema
+
+    def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self.con.execute(sql, values or None).fetchall()
+        return rows
+
+    @contextmanager
+    def given(self, name: str, columns: Mapping[str, Any]) -> Iterator[None]:
+        """Lets statements read Arrow arrays as a table called `name`."""
+        import pyarrow as pa
+
+        self.con.register(name, pa.table(dict(columns)))
+        try:
+            yield
+        finally:
+            self.con.unregister(name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.con.begin()
+        yield
+        self.con.commit()
+
+
+def _open(path: Path, memory_mb: int, now: float) -> _File:
+    """Opens or creates the file. Raises _Refused with a reason for people."""
+    import duckdb
+
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_mb}MiB",
+        "threads": 2,
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,  # nothing is fetched behind the operator's back
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        con = duckdb.connect(str(path), config=config)
+    except (duckdb.Error, OSError) as error:
+        raise _refusal(error) from error
+    try:
+        return _File(con, now, _tables(con), _owners(con))
+    except duckdb.Error:
+        con.close()
+        raise
+
+
+def _refusal(error: Exception) -> _Refused:
+    """Names what keeps the file from being used, by the words of DuckDB and the system."""
+    text = str(error).lower()
+    if "lock" in text or "different configuration" in text or "already attached" in text:
+        return _Refused("warehouse file is locked by another program", 2.0)
+    if "not a valid duckdb" in text or "corrupt" in text or "checksum" in text:
+        return _Refused("warehouse file is not a sound DuckDB database; restore it or move it away", 60.0)
+    if "newer version" in text or "version number" in text:
+        return _Refused("warehouse file was written by another version of DuckDB", 60.0)
+    if "no space" in text or "disk quota" in text or "disk full" in text:
+        return _Refused("the disk of the warehouse file is full", 30.0)
+    if isinstance(error, PermissionError) or "permission denied" in text or "read-only" in text:
+        return _Refused("warehouse file cannot be written: permission denied", 30.0)
+    if isinstance(error, OSError) or "cannot open file" in text or "is a directory" in text:
+        return _Refused("warehouse file cannot be opened", 30.0)
+    return _Refused(f"warehouse failed: {type(error).__name__}", 10.0)
+
+
+def _tables(con: Any) -> dict[tuple[str, str], dict[str, Type]]:
+    rows = con.execute(
+        "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
+        " WHERE database_name = current_database() AND NOT internal ORDER BY table_oid, column_index"
+    ).fetchall()
+    tables: dict[tuple[str, str], dict[str, Type]] = {}
+    for schema, table, column, kind in rows:
+        tables.setdefault((schema, table), {})[column] = _TYPES.get(kind, "text")
+    return tables
+
+
+def _owners(con: Any) -> dict[str, str]:
+    rows = con.execute(
+        "SELECT schema_name, comment FROM duckdb_tables()"
+        " WHERE database_name = current_database() AND table_name = ? AND comment IS NOT NULL",
+        [LOADED],
+    ).fetchall()
+    return dict(rows)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# ── Loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One batch on its way into the open file, within a transaction."""
+
+    file: _File
+    settings: DuckDBSettings
+    micros: int  # now, in Unix microseconds: uuid_ts
+
+    def run(self, events: Sequence[RawEvent]) -> dict[int, str]:
+        """Loads the events that are not there yet. Returns those that cannot be rows, by index, with the reason."""
+        schemas = {source: self._schema(source) for source in dict.fromkeys(map(_source_of, events))}
+        fresh = self._unseen(events, schemas)
+        built = build([events[at] for at in fresh])
+        tracks_stray: dict[str, Stray] = {}
+        for (source, name), rows in sorted(built.tables.items(), key=lambda item: item[1].first):
+            if rows.event is not None and not self._has_room(schemas[source], name):
+                stray = tracks_stray.setdefault(source, {})
+                stray |= {index: {"properties": events[fresh[index]].get("properties")} for index in order_of(rows)}
+                continue
+            if rows.event is not None:  # claims its place among the tables
+                self._fill(schemas[source], name, rows, {})
+        for (source, name), rows in built.tables.items():
+            if rows.event is None and rows.entity is None:
+                self._fill(schemas[source], name, rows, tracks_stray.get(source, {}) if name == "tracks" else {})
+            elif rows.entity is not None:
+                self._upsert(schemas[source], name, rows)
+        self._note(events, [at for row, at in enumerate(fresh) if row not in built.rejected], schemas)
+        return {fresh[row]: reason for row, reason in built.rejected.items()}
+
+    # The schema of a source, and the ids that it has
+
+    def _schema(self, source: str) -> str:
+        """The schema of a source, created when it is new. Two sources never share one: the later gets a suffix."""
+        name = schema_name(source)
+        if self.file.owners.get(name, source) != source:
+            name = f"{name}_{sha256(source.encode()).hexdigest()[:8]}"
+        if (name, LOADED) not in self.file.tables:
+            table = f"{_quoted(name)}.{_quoted(LOADED)}"
+            self.file.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(name)}")
+            self.file.execute(f"CREATE TABLE {table} (_key UBIGINT NOT NULL, id VARCHAR NOT NULL)")
+            self.file.execute(f"COMMENT ON TABLE {table} IS {_literal(source)}")
+            self.file.tables[name, LOADED] = {}
+            self.file.owners[name] = source
+        return name
+
+    def _unseen(self, events: Sequence[RawEvent], schemas: Mapping[str, str]) -> list[int]:
+        """Indexes of the events whose message ids are new, each once."""
+        first: dict[str, dict[Any, int]] = {}
+        for at, event in enumerate(events):
+            first.setdefault(_source_of(event), {}).setdefault(event.get("messageId"), at)
+        unseen: list[int] = []
+        for source, ids in first.items():
+            texts = [one for one in ids if isinstance(one, str)]
+            with self.file.given("_ids", {"id": array_of("text", texts)}):
+                known = self.file.execute(
+                    f"SELECT id FROM {_quoted(schemas[source])}.{_quoted(LOADED)}"
+                    f" SEMI JOIN (SELECT {_HASH}(id) AS _key FROM _ids) USING (_key)"
+                )
+            for (one,) in known:
+                ids.pop(one, None)
+            unseen += ids.values()
+        return sorted(unseen)
+
+    def _note(self, events: Sequence[RawEvent], loaded: Sequence[int], schemas: Mapping[str, str]) -> None:
+        """Lists the message ids that this transaction brings in."""
+        ids: dict[str, list[str]] = {}
+        for at in loaded:
+            ids.setdefault(_source_of(events[at]), []).append(events[at]["messageId"])
+        for source, texts in ids.items():
+            with self.file.given("_ids", {"id": array_of("text", texts)}):
+                self.file.execute(
+                    f"INSERT INTO {_quoted(schemas[source])}.{_quoted(LOADED)} SELECT {_HASH}(id), id FROM _ids"
+                )
+
+    # Tables of events
+
+    def _has_room(self, schema: str, table: str) -> bool:
+        if (schema, table) in self.file.tables:
+            return True
+        taken = sum(1 for where, name in self.file.tables if where == schema and name not in _NOT_EVENTS)
+        return taken < self.settings.max_tables
+
+    def _fill(self, schema: str, name: str, rows: Rows, stray: Stray) -> None:
+        """Inserts rows of events."""
+        times, stray = _times(rows, stray)
+        fixed = dict.fromkeys(rows.fixed, "VARCHAR") | dict.fromkeys((*TIME_COLUMNS, "uuid_ts"), _TIME)
+        table = self._assembled(schema, name, rows, fixed, stray)
+        arrays = {column: array_of("text", values) for column, values in table.fixed.items()} | times
+        arrays |= {column: array_of(_kind(one.type), one.values) for column, one in table.columns.items()}
+        into = ", ".join(map(_quoted, (*arrays, "uuid_ts")))
+        chosen = ", ".join(map(_quoted, arrays))
+        with self.file.given("_rows", arrays):
+            self.file.execute(
+                f"INSERT INTO {_quoted(schema)}.{_quoted(name)} ({into})"
+                f" SELECT {chosen}, make_timestamp({self.micros}) FROM _rows"
+            )
+
+    def _assembled(self, schema: str, name: str, rows: Rows, fixed: Mapping[str, str], stray: Stray) -> Table:
+        """Settles the columns and makes the table ready for them."""
+        known = self.file.tables.get((schema, name), {})
+        where = f"{_quoted(schema)}.{_quoted(name)}"
+
+        def exact(column: str) -> bool:
+            bigint = _quoted(column)
+            lost = f"CAST(CAST({bigint} AS DOUBLE) AS HUGEINT) <> CAST({bigint} AS HUGEINT)"
+            return not self.file.execute(f"SELECT 1 FROM {where} WHERE {lost} LIMIT 1")
+
+        made = sum(1 for column in known if column not in fixed and column not in _HIDDEN and column != OVERFLOW)
+        table = assemble(rows, known, exact, max(self.settings.max_columns - made, 0), stray)
+        if (schema, name) not in self.file.tables:
+            self._create(schema, name, fixed, table, rows.event)
+        else:
+            self._alter(schema, name, table)
+        for column, _ in table.added:
+            if column in table.odd:
+                comment = _literal(table.odd[column])
+                self.file.execute(f"COMMENT ON COLUMN {where}.{_quoted(column)} IS {comment}")
+        return table
+
+    def _create(self, schema: str, name: str, fixed: Mapping[str, str], table: Table, event: str | None) -> None:
+        columns = dict(fixed) | {column: _SQL_TYPES[kind] for column, kind in table.added}
+        where = f"{_quoted(schema)}.{_quoted(name)}"
+        lines = ", ".join(f"{_quoted(column)} {kind}" for column, kind in columns.items())
+        self.file.execute(f"CREATE TABLE {where} ({lines})")
+        if event is not None:
+            self.file.execute(f"COMMENT ON TABLE {where} IS {_literal(event)}")
+        self.file.tables[schema, name] = {column: _TYPES.get(kind, "text") for column, kind in columns.items()}
+        log.info("warehouse table created", schema=schema, table=name, columns=len(columns))
+
+    def _alter(self, schema: str, name: str, table: Table) -> None:
+        known = self.file.tables[schema, name]
+        where = f"{_quoted(schema)}.{_quoted(name)}"
+        for column, steps in table.widened:
+            quoted, expression, kind = _quoted(column), _quoted(column), known[column]
+            for step in steps:
+                expression = _WIDENINGS[kind, step].format(f"({expression})")
+                kind = step
+            self.file.execute(f"ALTER TABLE {where} ALTER {quoted} TYPE {_SQL_TYPES[kind]} USING {expression}")
+            log.info("warehouse column widened", schema=schema, table=name, column=column, type=kind)
+            known[column] = kind
+        for column, kind in table.added:
+            self.file.execute(f"ALTER TABLE {where} ADD COLUMN {_quoted(column)} {_SQL_TYPES[kind]}")
+            known[column] = kind
+
+    # Latest states
+
+    def _upsert(self, schema: str, name: str, rows: Rows) -> None:
+        """Brings users or accounts up to date, column by column."""
+        assert rows.entity is not None
+        times, stray = _times(rows, {})
+        table = self._assembled(schema, name, rows, _ENTITY_COLUMNS | _HIDDEN, stray)
+        entities: Sequence[str] = [str(one) for one in table.fixed[rows.entity]]
+        supplied = self._supplied(rows, table)
+        stamps = [array.cast("int64").to_pylist() for array in (times["timestamp"], times["received_at"])]
+        clocks: list[Clock] = list(zip(*stamps, map(str, table.fixed["id"]), strict=True))
+        where = f"{_quoted(schema)}.{_quoted(name)}"
+        with self.file.given("_ids", {"id": array_of("text", list(dict.fromkeys(entities)))}):
+            states = self.file.execute(
+                f"SELECT id, _clock FROM {where} SEMI JOIN (SELECT {_HASH}(id) AS _key FROM _ids) USING (_key)"
+            )
+        known = {entity: decode_clocks(clock) for entity, clock in states}
+        changes = fold(zip(entities, clocks, supplied, strict=True), known)
+        if not changes:
+            return
+        sources: dict[str, Any] = {
+            "profile_id": array_of("text", table.fixed["profile_id"]),
+            "received_at": times["received_at"],
+        }
+        sources |= {column: array_of(_kind(one.type), one.values) for column, one in table.columns.items()}
+        staged = {
+            "id": array_of("text", [one.entity for one in changes]),
+            "_clock": array_of("text", [encode_clocks(one.clocks) for one in changes]),
+        }
+        flags: dict[str, str] = {}
+        for number, (column, array) in enumerate(sources.items()):
+            import pyarrow as pa
+
+            winners = [one.rows.get(column) for one in changes]
+            staged[column] = array.take(pa.array(winners, pa.int64()))
+            if None in winners:
+                flags[column] = f"_keep_{number}"
+                staged[flags[column]] = array_of("boolean", [winner is None for winner in winners])
+        self._replace(schema, name, where, staged, list(sources), flags)
+
+    def _supplied(self, rows: Rows, table: Table) -> list[tuple[str, ...]]:
+        """The columns that each row supplies, nulls included. What went to the overflow counts as that column."""
+        supplied: list[tuple[str, ...]] = []
+        ignored = {*rows.fixed, *TIME_COLUMNS, OVERFLOW}
+        overflow = table.columns.get(OVERFLOW)
+        for chunk in rows.chunks:
+            columns = ("profile_id", "received_at", *(one for one in chunk.columns if one not in ignored))
+            supplied += [columns] * len(chunk.order)
+        if overflow is None:
+            return supplied
+        return [
+            columns if value is None else (*columns, OVERFLOW)
+            for columns, value in zip(supplied, overflow.values, strict=True)
+        ]
+
+    def _replace(
+        self,
+        schema: str,
+        name: str,
+        where: str,
+        staged: Mapping[str, Any],
+        changed: Sequence[str],
+        flags: Mapping[str, str],
+    ) -> None:
+        """Puts new rows in the place of old ones, keeping the old values that `flags` tell to keep."""
+        kept = [one for one in self.file.tables[schema, name] if one not in (*_HIDDEN, "id", "uuid_ts", *changed)]
+        chosen = ['s."id"', "make_timestamp(" + str(self.micros) + ")", f"{_HASH}(s.id)", "s._clock"]
+        chosen += [
+            f"CASE WHEN s.{_quoted(flags[one])} THEN o.{_quoted(one)} ELSE s.{_quoted(one)} END"
+            if one in flags
+            else f"s.{_quoted(one)}"
+            for one in changed
+        ]
+        chosen += [f"o.{_quoted(one)}" for one in kept]
+        into = ", ".join(map(_quoted, ("id", "uuid_ts", "_key", "_clock", *changed, *kept)))
+        with self.file.given("_rows", staged):
+            self.file.execute(
+                f"CREATE OR REPLACE TEMP TABLE _old AS SELECT * FROM {where}"
+                f" SEMI JOIN (SELECT {_HASH}(id) AS _key FROM _rows) USING (_key)"
+            )
+            self.file.execute(
+                f"DELETE FROM {where} WHERE _key IN (SELECT {_HASH}(id) FROM _rows) AND id IN (SELECT id FROM _rows)"
+            )
+            self.file.execute(
+                f"INSERT INTO {where} ({into}) SELECT {', '.join(chosen)} FROM _rows s LEFT JOIN _old o ON s.id = o.id"
+            )
+            self.file.execute("DROP TABLE temp._old")
+
+
+_NOT_EVENTS: Final = SYSTEM_TABLES | {LOADED}
+
+
+def _source_of(event: RawEvent) -> str:
+    return event.get("source") or "events"
+
+
+def _kind(kind: Type | None) -> Type:
+    assert kind is not None
+    return kind
+
+
+def _times(rows: Rows, stray: Stray) -> tuple[dict[str, Any], Stray]:
+    """The time columns as arrays. A client's timestamp that is none goes to the overflow."""
+    arrays: dict[str, Any] = {}
+    stray = dict(stray)
+    order = order_of(rows)
+    for column in TIME_COLUMNS:
+        arrays[column], odd = times_of(column_of(rows, column))
+        if odd and column != "original_timestamp":
+            raise ValueError(f"{column} is not an ISO 8601 timestamp")
+        for row, value in odd.items():
+            stray[order[row]] = stray.get(order[row], {}) | {column: value}
+    return arrays, stray
+
+
+# ── The destination ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Warehouse:
+    """The warehouse while Millrace runs. Its file is opened and closed as there is work, always in `thread`."""
+
+    settings: DuckDBSettings
+    env: Env
+    thread: ThreadPoolExecutor
+    file: _File | None = None
+    loads: int = 0
+    timer: asyncio.TimerHandle | None = field(default=None)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.env.folder) / self.settings.path
+
+    def load(self, events: Sequence[RawEvent]) -> list[Outcome]:
+        """Loads a batch in one transaction. When an event makes that impossible, halves are tried until it stands alone."""
+        import duckdb
+
+        try:
+            rejected = self._transact(events)
+        except _Refused as error:
+            return [Retry(str(error), error.after)] * len(events)
+        except (duckdb.DataError, ValueError, TypeError, OverflowError) as error:
+            if len(events) == 1:
+                return [Rejected(f"cannot be a row: {type(error).__name__}")]
+            middle = len(events) // 2
+            return self.load(events[:middle]) + self.load(events[middle:])
+        except duckdb.OutOfMemoryException:
+            if len(events) == 1:
+                return [Retry("warehouse is out of memory; raise memory_mb", 10.0)]
+            middle = len(events) // 2
+            return self.load(events[:middle]) + self.load(events[middle:])
+        except duckdb.IOException as error:
+            refusal = _refusal(error)
+            return [Retry(str(refusal), refusal.after)] * len(events)
+        return [Rejected(rejected[at]) if at in rejected else DELIVERED for at in range(len(events))]
+
+    def _transact(self, events: Sequence[RawEvent]) -> dict[int, str]:
+        self.loads += 1
+        now = self.env.now()
+        if self.file is None:
+            self.file = _open(self.path, self.settings.memory_mb, now)
+        try:
+            with self.file.transaction():
+                rejected = _Load(self.file, self.settings, round(now * 1_000_000)).run(events)
+        except BaseException:
+            self.close()  # rolls back, and forgets what this transaction made of the schemas
+            raise
+        if not 0 <= self.env.now() - self.file.opened < HOLD:
+            self.close()
+        return rejected
+
+    def close(self) -> None:
+        """Closes the file; the next load opens it."""
+        file, self.file = self.file, None
+        if file is not None:
+            file.con.close()
+
+    def close_after(self, loads: int) -> None:
+        """Closes the file unless there was another load since."""
+        if self.loads == loads:
+            self.close()
+
+    def rest(self) -> None:
+        """Sees to it, from the event loop, that the file is closed once there is no more work."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = asyncio.get_running_loop().call_later(IDLE, self._close_later, self.loads)
+
+    def _close_later(self, loads: int) -> None:
+        self.thread.submit(self.close_after, loads).add_done_callback(_report)
+
+
+def _report(done: "Future[None]") -> None:
+    error = done.exception()
+    if error is not None:
+        log.warning("warehouse file not closed cleanly", error=f"{type(error).__name__}: {error}")
+
+
+@asynccontextmanager
+async def connect(settings: DuckDBSettings, env: Env) -> AsyncIterator[Warehouse]:
+    """Opens nothing yet: the file belongs to whoever needs it until there are events."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="warehouse")
+    warehouse = Warehouse(settings, env, thread)
+    try:
+        yield warehouse
+    finally:
+        if warehouse.timer is not None:
+            warehouse.timer.cancel()
+        await asyncio.get_running_loop().run_in_executor(thread, warehouse.close)
+        thread.shutdown(wait=False)
+
+
+async def check(warehouse: Warehouse) -> None:
+    """Opens the file if it is there, else asks whether it could be made."""
+    await asyncio.get_running_loop().run_in_executor(warehouse.thread, _probe, warehouse)
+
+
+def _probe(warehouse: Warehouse) -> None:
+    path = warehouse.path
+    if path.exists():
+        try:
+            _open(path, warehouse.settings.memory_mb, warehouse.env.now()).con.close()
+        except _Refused as error:
+            raise Unavailable(f"duckdb: {error}", after=error.after) from error
+        return
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Unavailable("duckdb: the folder of the warehouse file cannot be written", after=30.0)
+
+
+async def load_events(warehouse: Warehouse, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+    """Loads a batch in the warehouse's thread. Cancelled, it leaves the thread to finish: what got in is in once."""
+    outcomes = await asyncio.get_running_loop().run_in_executor(warehouse.thread, warehouse.load, batch)
+    warehouse.rest()
+    return outcomes
+
+
+definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
+    name="duckdb",
+    description="A warehouse in one local DuckDB file: a table per call type and one per event name.",
+    settings=DuckDBSettings,
+    connect=connect,
+    check=check,
+    actions=(
+        Action(
+            name="load_events",
+            payload=None,
+            types=TYPES,
+            max_batch=5_000,
+            deliver=load_events,
+            atomic=True,
+            concurrency=1,
+        ),
+    ),
+)
