@@ -7,10 +7,10 @@ whoever claims a partition raises it, and an owner of an older epoch writes noth
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from pipeline.store import bulk, schema
 
@@ -119,10 +119,6 @@ _CHANGE: Final = text("""
         value = CASE WHEN :state = 'delivered' THEN NULL ELSE value END
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset
 """)
-_VALUE: Final = text("""
-    SELECT value FROM exceptions
-    WHERE destination = :destination AND partition = :partition AND "offset" = :offset
-""")
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
     ON CONFLICT (destination) DO UPDATE SET state = excluded.state, since = excluded.since, reason = excluded.reason
@@ -159,7 +155,11 @@ def record(connection: Connection, destination: str, at: int, progress: Sequence
     bulk.upsert(
         connection,
         schema.destination_counts,
-        [(destination, one.partition, source, *counts) for one in kept for source, counts in sorted(one.counts.items())],
+        [
+            (destination, one.partition, source, *counts)
+            for one in kept
+            for source, counts in sorted(one.counts.items())
+        ],
         set_={name: f"destination_counts.{name} + excluded.{name}" for name in Counts._fields},
     )
     bulk.upsert(
@@ -182,8 +182,7 @@ def record(connection: Connection, destination: str, at: int, progress: Sequence
         ],
     )  # fmt: skip
     changes = [
-        change._asdict()
-        | {"destination": destination, "partition": one.partition, "reason": _storable(change.reason)}
+        change._asdict() | {"destination": destination, "partition": one.partition, "reason": _storable(change.reason)}
         for one in kept
         for change in one.changes
     ]
@@ -213,23 +212,29 @@ def _storable(words: str) -> str:
     return words.replace("\x00", "\ufffd")[:1_000]
 
 
-def values(
-    connection: Connection, destination: str, places: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], bytes | None]:
-    """The bytes of listed events by (partition, offset); None for one that is gone."""
-    found: dict[tuple[int, int], bytes | None] = {}
+def values(connection: Connection, destination: str, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """The bytes of listed events by (partition, offset); one that is gone is left out."""
+    wanted: dict[int, list[int]] = {}
     for partition, offset in places:
-        key = {"destination": destination, "partition": partition, "offset": offset}
-        value: Any = connection.execute(_VALUE, key).scalar_one_or_none()
-        found[partition, offset] = None if value is None else bytes(value)
-    return found
+        wanted.setdefault(partition, []).append(offset)
+    table = schema.exceptions
+    return {
+        (partition, offset): bytes(value)
+        for partition, offsets in wanted.items()
+        for offset, value in connection.execute(
+            select(table.c.offset, table.c.value).where(
+                table.c.destination == destination,
+                table.c.partition == partition,
+                table.c.offset.in_(offsets),
+                table.c.value.is_not(None),
+            )
+        )
+    }
 
 
 def note_state(connection: Connection, destination: str, state: str, reason: str, at: int) -> None:
     """How the destination fares from now on: delivering, unreachable, paused, full, failed."""
-    connection.execute(
-        _STATE, {"destination": destination, "state": state, "at": at, "reason": _storable(reason)}
-    )
+    connection.execute(_STATE, {"destination": destination, "state": state, "at": at, "reason": _storable(reason)})
 
 
 def purge(connection: Connection, before: int) -> int:

@@ -1,0 +1,596 @@
+"""One destination's deliveries in this process: what is read, tried, waited for and written, in one loop.
+
+Order of promises: the service has it, the dead letters are durable, one transaction moves positions, counters and
+exceptions, then the log's group is told. A crash anywhere before the transaction repeats the delivery.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from destinations.contract import Delivered, Outcome, Rejected
+from pipeline.delivery import poll
+from pipeline.delivery.attempt import Attempt, attempt
+from pipeline.delivery.decide import Unreadable, decode, rules
+from pipeline.delivery.lanes import Item, Lane, Lanes, State
+from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.poll import Part, Step, micros
+from pipeline.delivery.retry import Breaker, ceiling, delay
+from pipeline.log import Batch, Log, Record, Subscription
+from pipeline.log.contract import MAX_RECORD_BYTES
+from pipeline.running import steadily
+from pipeline.store import ledger
+from pipeline.store.database import Database
+from schemas.dead_letters import DeadLetter, encode_dead_letter
+from schemas.errors import CredentialsRejected, PartitionLost
+from schemas.topics import DEAD_LETTERS, RESOLVED
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+_SLICE: Final = 500  # records decoded before others get a turn
+_SETTLE: Final = 1.0  # seconds that outcomes of listed events may wait for the poll's transaction
+_ROOM: Final = 0.8  # of the outstanding events allowed: reading goes on below it
+_SHRINK: Final = 8  # a chunk that broke is cut in so many
+_QUIET: Final = 60.0  # seconds between log lines about a destination that raises
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """An attempt under way. `fresh`: the present poll waits for it."""
+
+    items: Sequence[Item]
+    late: bool
+    fresh: bool
+    task: "asyncio.Task[Attempt]"
+
+
+@dataclass(slots=True)
+class Pause:
+    """Deliveries stand still until a check of the credentials succeeds."""
+
+    reason: str
+    tries: int
+    check_at: float
+
+
+class Courier:
+    """Delivers to one destination until asked to stop. Everything it knows can be read again from ledger and log."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        client: Any,
+        events: Log,
+        database: Database,
+        *,
+        stop: asyncio.Event,
+        limits: Limits,
+        world: World,
+    ) -> None:
+        actions = destination.definition.actions
+        self._destination = destination
+        self._client = client
+        self._events = events
+        self._database = database
+        self._stop = stop
+        self._limits = limits
+        self._world = world
+        self._log = log.bind(destination=destination.name)
+        self._decide = rules(destination)
+        self._most = max(action.max_batch for action in actions)
+        self._several = all(action.atomic for action in actions)
+        self._concurrency = max(action.concurrency for action in actions)
+
+        self._wake = asyncio.Event()
+        self._alarm: tuple[float, asyncio.Task[None]] | None = None
+        self._lanes = Lanes()
+        self._breaker = Breaker(limits)
+        self._pause: Pause | None = None
+        self._pauses = 0  # in a row, without a delivery in between
+        self._check: asyncio.Task[None] | None = None
+        self._flights: set[Flight] = set()
+        self._landed: list[Flight] = []
+        self._last_late = False
+
+        self._reading: asyncio.Task[Sequence[Batch] | None] | None = None
+        self._full = False
+        self._parts: list[Part] = []
+        self._patient_until = 0.0
+        self._dirty = False  # an event of the poll was attempted since the last write
+        self._to_commit: list[Batch] = []
+        self._changed: dict[Item, None] = {}  # listed events with an outcome that is not written
+        self._changed_at = 0.0
+        self._fenced: set[int] = set()
+        self._state = ("", "")
+        self._stopping_until: float | None = None
+        self._quiet_until: dict[str, float] = {}
+
+    # ── The loop ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Returns after `stop`, with everything written that is known. PartitionLost: join again."""
+        records = max(self._limits.records, self._most)
+        async with self._events.subscribe(
+            RESOLVED, group=self._destination.group, start=self._begin, max_records=records
+        ) as subscription:
+            batches = aiter(subscription)
+            stopper = self._waking(asyncio.ensure_future(self._stop.wait()))
+            try:
+                while not self._finished():
+                    self._wake.clear()
+                    self._land()
+                    self._follow(subscription)
+                    await self._take(subscription)
+                    self._launch()
+                    if await self._write():
+                        continue
+                    await self._read_on(subscription, batches)
+                    self._set_alarm()
+                    await self._wake.wait()
+            finally:
+                await self._cancel(stopper)
+
+    def _finished(self) -> bool:
+        if not self._stop.is_set():
+            return False
+        now = self._world.now()
+        if self._stopping_until is None:
+            self._stopping_until = now + self._limits.grace
+        if self._flights and now >= self._stopping_until:
+            for flight in self._flights:
+                flight.task.cancel()
+        return not self._flights and not self._landed and self._writable() is None
+
+    def _waking(self, task: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        task.add_done_callback(lambda _: self._wake.set())
+        return task
+
+    async def _cancel(self, stopper: "asyncio.Future[Any]") -> None:
+        tasks = [stopper, *(flight.task for flight in self._flights)]
+        tasks += [one for one in (self._reading, self._check, self._alarm and self._alarm[1]) if one is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _set_alarm(self) -> None:
+        at = min(self._times(), default=None)
+        if self._alarm is not None:
+            if at is not None and self._alarm[0] <= at and not self._alarm[1].done():
+                return
+            self._alarm[1].cancel()
+            self._alarm = None
+        if at is not None:
+            task = asyncio.ensure_future(self._ring(at))
+            self._alarm = (at, task)
+
+    async def _ring(self, at: float) -> None:
+        await self._world.sleep(max(0.0, at - self._world.now()))
+        self._wake.set()
+
+    def _times(self) -> list[float]:
+        """When there is something to do that nobody will wake us for."""
+        times = []
+        if self._stopping_until is not None:
+            return [self._stopping_until]
+        if self._pause is not None:
+            if self._check is None:
+                times.append(self._pause.check_at)
+        elif self._breaker.open:
+            if not self._flights and self._has_work():
+                times.append(self._breaker.probe_at)
+        elif (due := self._lanes.next_due) is not None:
+            times.append(due)
+        if self._parts and self._flights and not self._breaker.open:
+            times.append(self._patient_until)
+        if self._changed:
+            times.append(self._changed_at + _SETTLE)
+        return times
+
+    def _has_work(self) -> bool:
+        return self._lanes.has_fresh or self._lanes.has_late or self._lanes.next_due is not None
+
+    # ── Partitions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _begin(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Takes over partitions: the ledger says where each stands and what is outstanding in it."""
+        for number in partitions:
+            self._lanes.drop(number)
+        await self._landing(partitions)
+        claims = await self._steadily(
+            lambda connection: ledger.claim(connection, self._destination.name, partitions, micros(self._world.now())),
+            "claiming partitions",
+        )
+        for claim in claims.values():
+            self._lanes.install(claim)
+        self._fenced.difference_update(partitions)
+        self._wake.set()
+        return {number: claim.offset for number, claim in claims.items()}
+
+    async def _landing(self, partitions: Sequence[int]) -> None:
+        """Attempts of an earlier ownership end before one of this begins: order per profile."""
+        numbers = set(partitions)
+        while tasks := [
+            flight.task
+            for flight in self._flights
+            if not flight.task.done() and any(item.lane.partition.number in numbers for item in flight.items)
+        ]:
+            await asyncio.wait(tasks)
+
+    def _follow(self, subscription: Subscription) -> None:
+        """Drops what is another member's now. A partition is installed before the subscription names it."""
+        assigned = subscription.assigned
+        for number, partition in list(self._lanes.partitions.items()):
+            if number in assigned:
+                partition.confirmed = True
+            elif partition.confirmed:
+                self._lanes.drop(number)
+
+    # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read_on(self, subscription: Subscription, batches: AsyncIterator[Sequence[Batch]]) -> None:
+        if self._reading is not None or self._parts or self._stop.is_set():
+            return
+        if self._to_commit:  # never while the iterator is awaited
+            done, self._to_commit = self._to_commit, []
+            with suppress(PartitionLost):  # the ledger is the truth; a lost partition shows in `assigned`
+                await subscription.commit(done)
+        if self._pause is None and not self._is_full():
+            reading = asyncio.ensure_future(anext(batches, None))
+            self._waking(reading)
+            self._reading = reading
+
+    def _is_full(self) -> bool:
+        outstanding, most = self._lanes.outstanding, self._limits.outstanding
+        self._full = outstanding >= (most * _ROOM if self._full else most)
+        return self._full
+
+    async def _take(self, subscription: Subscription) -> None:
+        """Decides what becomes of the records that were read."""
+        if self._reading is None or not self._reading.done():
+            return
+        reading, self._reading = self._reading, None
+        batches = reading.result()
+        if self._stop.is_set() or batches is None:
+            return
+        self._follow(subscription)
+        if lost := self._fenced & subscription.assigned:
+            raise PartitionLost(lost)
+        self._patient_until = self._world.now() + self._limits.patience
+        for batch in batches:
+            partition = self._lanes.partitions.get(batch.partition)
+            if partition is None:
+                continue
+            decoded = await _decoded(batch)
+            entries = poll.judge(partition, decoded, self._decide, self._world.now())
+            self._parts.append(Part(partition, batch, entries))
+            for entry in entries:
+                if entry.item is not None and not entry.item.state.settled:
+                    self._lanes.add(entry.item)
+
+    # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _launch(self) -> None:
+        if self._stop.is_set():
+            return
+        now = self._world.now()
+        if self._pause is not None:
+            if self._check is None and now >= self._pause.check_at:
+                self._check = asyncio.ensure_future(self._probe_credentials())
+                self._waking(self._check)
+            return
+        self._lanes.wake(now)
+        while chunk := self._probe(now) if self._breaker.open else self._chunk():
+            self._fly(chunk)
+
+    def _chunk(self) -> list[Item]:
+        """The next chunk that may go. Retries have at most half of the room, so that events that hang leave some."""
+        if len(self._flights) >= self._concurrency:
+            return []
+        fresh, late = self._lanes.has_fresh, self._lanes.has_late
+        if late:
+            room = sum(flight.late for flight in self._flights) < max(1, self._concurrency // 2)
+            late = room and not (fresh and self._last_late)
+        if not fresh and not late:
+            return []
+        self._last_late = late
+        return self._lanes.take(late=late, most=self._most, several=self._several)
+
+    def _probe(self, now: float) -> list[Item]:
+        """One event to a service that was down; a new one if there is, since a listed one may be failing for itself."""
+        if self._flights or now < self._breaker.probe_at:
+            return []
+        if not self._lanes.has_fresh and not self._lanes.has_late:
+            self._lanes.wake_next()
+        return self._lanes.take(late=not self._lanes.has_fresh, most=1, several=False)
+
+    def _fly(self, items: Sequence[Item]) -> None:
+        for item in items:
+            item.flying = True
+        late = items[0].listed
+        task = asyncio.ensure_future(self._attempt(items))
+        flight = Flight(items, late, not late, task)
+        self._flights.add(flight)
+
+        def land(_: object) -> None:
+            self._flights.discard(flight)
+            self._landed.append(flight)
+            self._wake.set()
+
+        task.add_done_callback(land)
+
+    async def _attempt(self, items: Sequence[Item]) -> Attempt:
+        gone = await self._load([item for item in items if item.resolved is None])
+        if not gone:
+            return await attempt(self._destination, self._client, items, self._limits.attempt)
+        going = [item for item in items if item not in gone]
+        made = Attempt(going, [])
+        if going:
+            made = await attempt(self._destination, self._client, going, self._limits.attempt)
+        outcomes = dict(zip(going, made.outcomes, strict=True))
+        return replace(made, items=items, outcomes=[outcomes.get(one, gone.get(one)) for one in items])
+
+    async def _load(self, items: Sequence[Item]) -> Mapping[Item, Outcome]:
+        """Reads listed events back. Returns what becomes of those that cannot be."""
+        if not items:
+            return {}
+        places = [(item.lane.partition.number, item.offset) for item in items]
+        values = await self._steadily(
+            lambda connection: ledger.values(connection, self._destination.name, places), "reading exceptions"
+        )
+        gone: dict[Item, Outcome] = {}
+        for item, place in zip(items, places, strict=True):
+            value = values.get(place)
+            decoded = Unreadable("no longer in the ledger") if value is None else decode(_record(value))
+            if isinstance(decoded, Unreadable):
+                gone[item] = Rejected(decoded.reason)
+            else:
+                item.value, item.resolved = value, decoded
+        return gone
+
+    # ── Outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _land(self) -> None:
+        """Takes in the outcomes of attempts that have ended."""
+        landed, self._landed = self._landed, []
+        for flight in landed:
+            for item in flight.items:
+                item.flying = False
+            made = (
+                Attempt(flight.items, [None] * len(flight.items)) if flight.task.cancelled() else flight.task.result()
+            )
+            self._dirty = self._dirty or flight.fresh
+            self._settle_all(made)
+            self._judge_service(made)
+        if self._check is not None and self._check.done():
+            check, self._check = self._check, None
+            self._judge_check(check)
+
+    def _settle_all(self, made: Attempt) -> None:
+        now = self._world.now()
+        rest: dict[Lane, list[Item]] = {}
+        waits: dict[Lane, bool] = {}
+        for item, outcome in zip(made.items, made.outcomes, strict=True):
+            left = rest.setdefault(item.lane, [])
+            if outcome is not None:
+                self._settle(item, outcome, made, now)
+            if item.state.settled:
+                continue
+            if outcome is not None and not left:
+                waits[item.lane] = getattr(outcome, "after", None) is not None
+            left.append(item)
+        for lane, items in rest.items():
+            if lane.partition.live:
+                if lane in waits:
+                    self._lanes.wait(lane, items[0].next_at, asked=waits[lane])
+                self._lanes.give_back(lane, items)
+
+    def _settle(self, item: Item, outcome: Outcome, made: Attempt, now: float) -> None:
+        item.attempts += 1
+        item.first_at = item.first_at or now
+        if isinstance(outcome, Delivered):
+            item.state, item.reason, item.ended_at = State.DELIVERED, "", now
+        elif isinstance(outcome, Rejected):
+            item.state, item.reason, item.ended_at = State.DEAD, outcome.reason, now
+        else:
+            item.reason = outcome.reason
+            if self._hopeless(item, made, now):
+                item.state, item.ended_at = State.DEAD, now
+            else:
+                item.state = State.RETRY
+                item.next_at = now + delay(item.attempts, outcome.after, self._world.chance(), self._limits)
+        if item.state is State.DELIVERED or (item.listed and item.state is State.RETRY):
+            item.value = None
+        item.resolved = item.resolved if item.state is State.RETRY and not item.listed else None
+        if item.listed:
+            if not self._changed:
+                self._changed_at = now
+            self._changed[item] = None
+
+    def _hopeless(self, item: Item, made: Attempt, now: float) -> bool:
+        """Too old, or broken alone too often. An event whose chunk broke goes in smaller ones, so that it can be told
+        from its neighbours."""
+        if made.broken and len(made.items) > 1:
+            item.most = max(1, len(made.items) // _SHRINK)
+        elif made.faulty:
+            item.faults += 1
+        return item.faults >= self._limits.faults or now - item.first_at >= self._limits.age
+
+    def _judge_service(self, made: Attempt) -> None:
+        now = self._world.now()
+        if made.credentials is not None:
+            self._begin_pause(made.credentials, now)
+        if made.error is not None:
+            self._report(made.error, now)
+        if made.answered:
+            self._pauses = 0
+            if self._breaker.answered():
+                self._log.info("destination reachable again")
+                self._lanes.wake_all(now)
+                self._patient_until = now + self._limits.patience
+        elif made.failed:
+            profiles: set[object] = {item.lane for item in made.items}
+            if self._breaker.failed(profiles, now, made.asked):
+                reason = next((item.reason for item in made.items if item.reason), "")
+                self._log.warning("destination unreachable", error=reason)
+
+    def _report(self, error: Exception, now: float) -> None:
+        """A bug in a destination: the first of its kind in a while is told with its trace."""
+        kind = type(error).__name__
+        if now >= self._quiet_until.get(kind, 0.0):
+            self._quiet_until[kind] = now + _QUIET
+            self._log.error("destination raised", error=kind, exc_info=error)
+
+    # ── Credentials ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_pause(self, reason: str, now: float) -> None:
+        if self._pause is None:
+            if self._pauses == 0:
+                self._log.error("destination paused: credentials rejected; correct them, nothing is lost", error=reason)
+            wait = ceiling(self._pauses, self._limits.probe, self._limits.longest_pause)
+            self._pause = Pause(reason, 0, now + wait)
+            self._pauses += 1
+
+    async def _probe_credentials(self) -> None:
+        async with asyncio.timeout(self._limits.attempt):
+            await self._destination.definition.check(self._client)
+
+    def _judge_check(self, check: "asyncio.Task[None]") -> None:
+        assert self._pause is not None, "checks are made while paused"
+        error = None if check.cancelled() else check.exception()
+        if error is None:
+            self._pause = None
+            self._log.info("destination resumed")
+            return
+        self._pauses += 1
+        self._pause.tries += 1
+        if not isinstance(error, CredentialsRejected):
+            self._pause.reason = str(error) or type(error).__name__
+        wait = ceiling(self._pauses, self._limits.probe, self._limits.longest_pause)
+        self._pause.check_at = self._world.now() + wait
+
+    # ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _write(self) -> bool:
+        """Makes durable what is known, when it is time to; True when that changed something."""
+        await self._note_state()
+        count = self._writable()
+        if count is None:
+            return False
+        now = self._world.now()
+        made = poll.steps(self._parts, self._changed, now, count=count)
+        letters = [self._letter(item, now) for step in made for item in step.dead]
+        if letters:
+            await steadily(lambda: self._events.append(DEAD_LETTERS, letters), self._stop, "writing dead letters")
+        lost = await self._steadily(
+            lambda connection: ledger.record(
+                connection, self._destination.name, micros(now), [step.progress for step in made]
+            ),
+            "writing the ledger",
+        )
+        self._written(made, lost)
+        return True
+
+    def _writable(self) -> Callable[[Part], int] | None:
+        """How far each batch can be written now; None: nothing is to be written yet."""
+        if self._landed:
+            return None  # first taken in
+        waiting = any(flight.fresh for flight in self._flights)
+        now = self._world.now()
+        if self._parts:
+            if not self._lanes.has_fresh and (not waiting or now >= self._patient_until):
+                return lambda part: len(part.entries)
+            standing = self._pause is not None or self._breaker.open or self._stop.is_set()
+            if self._dirty and not self._flights and standing:
+                return Part.attempted
+            if self._flights and now >= self._patient_until and not self._breaker.open:
+                return Part.attempted
+        elif self._changed:
+            return lambda part: part.done
+        if self._changed and (now >= self._changed_at + _SETTLE or self._stop.is_set()):
+            return lambda part: part.done
+        return None
+
+    def _written(self, made: Sequence[Step], lost: frozenset[int]) -> None:
+        for step in made:
+            number = step.partition.number
+            if number not in lost:
+                poll.note(step)
+            elif self._lanes.partitions.get(number) is step.partition:
+                self._lanes.drop(number)
+                self._fenced.add(number)
+                self._log.warning("partition lost", partition=number)
+        self._changed.clear()
+        self._dirty = False
+        self._lanes.resort()
+        for flight in self._flights:
+            flight.fresh = flight.fresh and any(not item.listed for item in flight.items)
+        now = self._world.now()
+        if now >= self._patient_until:
+            self._patient_until = now + self._limits.patience
+        self._parts = [part for part in self._parts if part.partition.live]
+        finished = [part for part in self._parts if part.done == len(part.entries)]
+        self._to_commit += [part.batch for part in finished]
+        self._parts = [part for part in self._parts if part.done < len(part.entries)]
+
+    def _letter(self, item: Item, now: float) -> Record:
+        key = item.lane.profile.encode(errors="surrogatepass")
+        letter = DeadLetter(
+            stage="delivery",
+            destination=self._destination.name,
+            reason=item.reason[:1_000],
+            attempts=item.attempts,
+            at=micros(now),
+            topic=RESOLVED,
+            partition=item.lane.partition.number,
+            offset=item.offset,
+            value=item.value,
+        )
+        value = encode_dead_letter(letter)
+        if len(key) + len(value) > MAX_RECORD_BYTES:
+            value = encode_dead_letter(letter._replace(value=None))
+        return Record(key, value, round(now * 1e3))
+
+    async def _note_state(self) -> None:
+        """Tells people how it goes, when that changed."""
+        if self._pause is not None:
+            state = ("paused", self._pause.reason)
+        elif self._breaker.open:
+            state = ("unreachable", "")
+        elif self._full:
+            state = ("full", "")
+        else:
+            state = ("delivering", "")
+        if state == self._state:
+            return
+        if "full" in (state[0], self._state[0]):
+            self._log.warning("destination state changed", state=state[0], outstanding=self._lanes.outstanding)
+        self._state = state
+        at = micros(self._world.now())
+        await self._steadily(
+            lambda connection: ledger.note_state(connection, self._destination.name, *state, at), "noting the state"
+        )
+
+    async def _steadily(self, work: Callable[[Any], T], doing: str) -> T:
+        """One transaction, tried for as long as the database is away."""
+        run: Callable[[], Awaitable[T]] = partial(self._database.run, work)
+        return await steadily(run, self._stop, doing)
+
+
+async def _decoded(batch: Batch) -> list[tuple[Record, Any]]:
+    """The records of a batch with their events; others get a turn in between."""
+    pairs = []
+    for index, record in enumerate(batch.records, 1):
+        pairs.append((record, decode(record)))
+        if index % _SLICE == 0:
+            await asyncio.sleep(0)
+    return pairs
+
+
+def _record(value: bytes) -> Record:
+    return Record(b"", value, 0)

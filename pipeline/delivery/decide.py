@@ -1,0 +1,136 @@
+"""Whether a destination gets an event: decided from the event and the configuration alone.
+
+The order is the reference's: connection, supported type, `integrations` object, filter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.delivery.limits import Destination
+from pipeline.log import Record
+from schemas.config import FilterConfig
+from schemas.events import Event, Resolved, decode_resolved
+
+SOURCE_NOT_CONNECTED: Final = "SOURCE_NOT_CONNECTED"
+UNSUPPORTED_EVENT_TYPE: Final = "UNSUPPORTED_EVENT_TYPE"
+FILTERED_BY_INTEGRATIONS_OBJECT: Final = "FILTERED_BY_INTEGRATIONS_OBJECT"
+FILTERED_BY_RULES: Final = "FILTERED_BY_RULES"
+
+Decide = Callable[[Event], str | None]
+"""The reason why an event is filtered, None when it passes. ValueError when its body cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A poison record: what is wrong with it."""
+
+    reason: str
+
+
+def decode(record: Record) -> Resolved | Unreadable:
+    """The event of a record of `resolved`. Knows no destination, so that its result can serve all of them."""
+    try:
+        return decode_resolved(record.value)
+    except ValueError as error:
+        return Unreadable(str(error))
+
+
+def rules(destination: Destination) -> Decide:
+    """The destination's decision, with everything looked up once."""
+    types = frozenset(kind for action in destination.definition.actions for kind in action.types)
+    sources = destination.sources
+    names = (destination.name, destination.definition.name)
+    warehouse = destination.definition.warehouse
+    passes = _filter(destination.filter)
+
+    def decide(event: Event) -> str | None:
+        if sources is not None and event.source not in sources:
+            return SOURCE_NOT_CONNECTED
+        if event.type not in types:
+            return UNSUPPORTED_EVENT_TYPE
+        said = _integrations(event.body)
+        if said is not None and not allowed(said, names, warehouse=warehouse):
+            return FILTERED_BY_INTEGRATIONS_OBJECT
+        return None if passes(event) else FILTERED_BY_RULES
+
+    return decide
+
+
+# ── The integrations object ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Body(msgspec.Struct):
+    integrations: Any = None
+    event: Any = None
+
+
+_body: Final = msgspec.json.Decoder(_Body).decode
+
+
+def _integrations(body: bytes) -> Mapping[str, Any] | None:
+    """The event's `integrations`, None without one. The body is only parsed when it can have one: a key may be written
+    with escapes."""
+    if b'"integrations"' not in body and b"\\u" not in body:
+        return None
+    said = _parse(body).integrations
+    return said if isinstance(said, dict) and said else None
+
+
+def _parse(body: bytes) -> _Body:
+    try:
+        return _body(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"the body cannot be read: {error}") from error
+
+
+def allowed(said: Mapping[str, Any], names: Sequence[str], *, warehouse: bool) -> bool:
+    """What an `integrations` object says of the destination called `names`, the more specific name first.
+
+    Names are case-sensitive, `All` is not; an object means true. `All` does not concern warehouses: those obey
+    `Warehouses`, as a whole or by id."""
+    for name in names:
+        own = _flag(said.get(name))
+        if own is not None:
+            return own
+    if warehouse:
+        return _warehouses(said.get("Warehouses"), names[0])
+    every = _flag(next((value for name, value in said.items() if name.lower() == "all"), None))
+    return True if every is None else every
+
+
+def _warehouses(said: Any, name: str) -> bool:
+    if not isinstance(said, dict):
+        return said is not False
+    chosen = said.get("warehouseIds")
+    if isinstance(chosen, list):
+        return name in chosen
+    every = next((value for key, value in said.items() if key.lower() == "all"), None)
+    return every is not False
+
+
+def _flag(value: Any) -> bool | None:
+    """An options object enables; anything that is neither that nor a boolean says nothing."""
+    if isinstance(value, bool):
+        return value
+    return True if isinstance(value, dict) else None
+
+
+# ── The configured filter ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _filter(config: FilterConfig) -> Callable[[Event], bool]:
+    types = None if config.types is None else frozenset(config.types)
+    names = None if config.events is None else frozenset(config.events)
+
+    def passes(event: Event) -> bool:
+        if types is not None and event.type not in types:
+            return False
+        if names is None or event.type != "track":
+            return True
+        name = _parse(event.body).event
+        return isinstance(name, str) and name in names
+
+    return passes

@@ -1,0 +1,123 @@
+"""Runs every destination, each in a task of its own: what befalls one never reaches another."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from destinations.contract import Env
+from pipeline.delivery.courier import Courier
+from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.poll import micros
+from pipeline.delivery.retry import ceiling
+from pipeline.log import Log
+from pipeline.store import ledger
+from pipeline.store.database import Database
+from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
+
+__all__ = ["Destination", "Limits", "World", "run_delivery"]
+
+log = structlog.get_logger()
+
+_STEADY = 60.0  # seconds of work after which an earlier failure is forgotten
+
+
+async def run_delivery(
+    events: Log,
+    database: Database,
+    destinations: Sequence[Destination],
+    *,
+    stop: asyncio.Event,
+    folder: str | Path,
+    limits: Limits | None = None,
+    world: World | None = None,
+) -> None:
+    """Delivers `resolved` to every destination until `stop` is set, then writes what is known and returns.
+
+    `folder` is the data folder, for destinations that keep files. Raises nothing of a destination's: a destination that
+    cannot work is tried again, with growing intervals, and the ledger's `destination_state` says why."""
+    limits, world = limits or Limits(), world or World()
+    async with asyncio.TaskGroup() as group:
+        for one in destinations:
+            group.create_task(_keep(one, events, database, stop, str(folder), limits, world), name=one.group)
+        group.create_task(stop.wait())
+
+
+async def _keep(
+    destination: Destination,
+    events: Log,
+    database: Database,
+    stop: asyncio.Event,
+    folder: str,
+    limits: Limits,
+    world: World,
+) -> None:
+    """Starts the destination again whenever it ends before it should."""
+    told = log.bind(destination=destination.name)
+    failures = 0
+    while not stop.is_set():
+        began = world.now()
+        try:
+            await _deliver(destination, events, database, stop, folder, limits, world)
+            return
+        except CredentialsRejected as error:
+            state, reason, longest = "paused", str(error), limits.longest_pause
+            if failures == 0:
+                told.error("destination paused: credentials rejected; correct them, nothing is lost", error=reason)
+        except Unavailable as error:
+            if stop.is_set():
+                told.warning("destination stopped with outcomes unwritten; they are delivered again", error=str(error))
+                return
+            state, reason, longest = "failed", str(error), limits.longest_probe
+            told.warning("destination failed, trying again", error=reason)
+        except Exception as error:
+            state, reason, longest = "failed", type(error).__name__, limits.longest_probe
+            told.exception("destination failed, trying again", error=reason)
+        failures = 1 if world.now() - began > _STEADY else failures + 1
+        await _note(database, destination, state, reason, world)
+        await _wait(ceiling(failures - 1, limits.probe, longest), stop, world)
+
+
+async def _deliver(
+    destination: Destination,
+    events: Log,
+    database: Database,
+    stop: asyncio.Event,
+    folder: str,
+    limits: Limits,
+    world: World,
+) -> None:
+    """Connects once; joins the group again when a partition turned out to be another's."""
+    import aiohttp  # a process that delivers nothing must not pay for it
+
+    definition = destination.definition
+    async with (
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
+        definition.connect(destination.settings, Env(http=http, now=world.now, folder=folder)) as client,
+    ):
+        while not stop.is_set():
+            courier = Courier(destination, client, events, database, stop=stop, limits=limits, world=world)
+            try:
+                await courier.run()
+            except PartitionLost:
+                await _wait(limits.probe * world.chance(), stop, world)
+
+
+async def _note(database: Database, destination: Destination, state: str, reason: str, world: World) -> None:
+    """For people only: it may fail with everything else."""
+    at = micros(world.now())
+    try:
+        await database.run(lambda connection: ledger.note_state(connection, destination.name, state, reason, at))
+    except Unavailable as error:
+        log.warning("destination state not noted", destination=destination.name, error=str(error))
+
+
+async def _wait(seconds: float, stop: asyncio.Event, world: World) -> None:
+    waits = [asyncio.ensure_future(world.sleep(seconds)), asyncio.ensure_future(stop.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)

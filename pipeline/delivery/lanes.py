@@ -1,0 +1,270 @@
+"""Events on their way to one destination, in one lane per profile: a lane has one attempt at a time, in order.
+
+Lanes know what is waiting, ready, in flight; they know nothing of time-outs, services or tables. Only offsets rest here for
+long: an event's bytes leave memory once the ledger lists it.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from heapq import heappop, heappush
+
+from pipeline.store.ledger import Claim, Listed
+from schemas.events import Resolved
+
+
+class State(Enum):
+    """Where an event stands. The values of those that the ledger lists are its words."""
+
+    FRESH = "held"  # not attempted yet: listed only when it has to wait
+    RETRY = "retry"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+    @property
+    def settled(self) -> bool:
+        return self is State.DELIVERED or self is State.DEAD
+
+
+class Item:
+    """An event at a destination. `value` and `resolved` are there while it is fresh or in flight."""
+
+    __slots__ = (
+        "attempts",
+        "ended_at",
+        "faults",
+        "first_at",
+        "flying",
+        "lane",
+        "listed",
+        "message_id",
+        "most",
+        "next_at",
+        "offset",
+        "reason",
+        "resolved",
+        "source",
+        "state",
+        "value",
+    )
+
+    def __init__(self, lane: "Lane", offset: int, source: str, message_id: str) -> None:
+        self.lane = lane
+        self.offset = offset
+        self.source = source
+        self.message_id = message_id
+        self.value: bytes | None = None
+        self.resolved: Resolved | None = None
+        self.state = State.FRESH
+        self.reason = ""
+        self.attempts = 0
+        self.faults = 0  # attempts alone in a chunk that ended in an unknown exception
+        self.most = 1 << 30  # the largest chunk it may be in: falls when a chunk broke
+        self.first_at = 0.0  # Unix seconds; 0 before it was attempted or listed
+        self.next_at = 0.0
+        self.ended_at = 0.0
+        self.listed = False  # the ledger has a row of it
+        self.flying = False
+
+    @property
+    def attempted(self) -> bool:
+        """An attempt at it has ended, or is under way."""
+        return self.flying or self.attempts > 0 or self.state is not State.FRESH
+
+
+class Lane:
+    """A profile's events, in order. `due` is when its head may go, None while it may go or is in flight."""
+
+    __slots__ = ("asked", "busy", "due", "key", "partition", "profile", "queue", "queued")
+
+    def __init__(self, partition: "Partition", profile: str, key: str | int) -> None:
+        self.partition = partition
+        self.profile = profile
+        self.key = key
+        self.queue: deque[Item] = deque()
+        self.busy = False
+        self.queued = False  # in a queue of lanes that are ready
+        self.due: float | None = None
+        self.asked = False  # the service said when
+
+
+class Partition:
+    """A partition of `resolved` that is ours."""
+
+    __slots__ = ("confirmed", "epoch", "lanes", "live", "marks", "number", "offset", "outstanding", "seen")
+
+    def __init__(self, claim: Claim) -> None:
+        self.number = claim.partition
+        self.epoch = claim.epoch
+        self.offset = claim.offset  # as written
+        self.marks: dict[int, int] = dict(claim.marks)  # as written
+        self.seen: dict[int, int] = dict(claim.marks)  # as read
+        self.lanes: dict[str | int, Lane] = {}
+        self.outstanding = 0  # events that the ledger lists as held or waiting for a retry
+        self.live = True
+        self.confirmed = False  # the subscription has named it as ours
+
+    def lane(self, profile: str, offset: int) -> Lane:
+        """The lane of an event; one without a profile has a lane of its own."""
+        key = profile or offset
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(self, profile, key)
+        return lane
+
+
+class Lanes:
+    """All lanes of a destination in this process."""
+
+    def __init__(self) -> None:
+        self.partitions: dict[int, Partition] = {}
+        self._fresh: deque[Lane] = deque()  # ready; the head is new
+        self._late: deque[Lane] = deque()  # ready; the head is listed
+        self._waiting: list[tuple[float, int, Lane]] = []  # by due; entries whose lane is no longer due then are void
+        self._tick = 0
+
+    # ── Partitions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def install(self, claim: Claim) -> None:
+        """Takes over a partition with what is outstanding in it."""
+        partition = self.partitions[claim.partition] = Partition(claim)
+        for listed in claim.outstanding:
+            lane = partition.lane(listed.profile, listed.offset)
+            lane.queue.append(_restored(lane, listed))
+        partition.outstanding = len(claim.outstanding)
+        for lane in partition.lanes.values():
+            head = lane.queue[0]
+            if head.state is State.RETRY:
+                self.wait(lane, head.next_at, asked=False)
+            else:
+                self._ready(lane)
+
+    def drop(self, number: int) -> None:
+        """Forgets a partition that is another's now."""
+        partition = self.partitions.pop(number, None)
+        if partition is not None:
+            partition.live = False
+
+    @property
+    def outstanding(self) -> int:
+        """Events that the ledger lists as held or waiting for a retry."""
+        return sum(one.outstanding for one in self.partitions.values())
+
+    # ── In ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, item: Item) -> None:
+        """Puts a new event behind those of its profile."""
+        lane = item.lane
+        lane.queue.append(item)
+        if not lane.queued and not lane.busy and lane.due is None:
+            self._ready(lane)
+
+    def give_back(self, lane: Lane, items: Iterable[Item]) -> None:
+        """Ends a lane's attempt: `items` are those taken that are not settled, in order."""
+        lane.busy = False
+        lane.queue.extendleft(reversed(list(items)))
+        if not lane.queue:
+            lane.partition.lanes.pop(lane.key, None)
+        elif lane.due is None:
+            self._ready(lane)
+
+    def wait(self, lane: Lane, due: float, *, asked: bool) -> None:
+        """Lets a lane wait until `due`. `asked`: because the service said so."""
+        lane.due = due
+        lane.asked = asked
+        self._tick += 1
+        heappush(self._waiting, (due, self._tick, lane))
+
+    # ── Out ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wake(self, now: float) -> None:
+        """Makes ready what is due."""
+        while self._waiting and (self._void(self._waiting[0]) or self._waiting[0][0] <= now):
+            entry = heappop(self._waiting)
+            if not self._void(entry):
+                entry[2].due = None
+                self._ready(entry[2])
+
+    def wake_all(self, now: float) -> None:
+        """Makes due what waits for our own schedule only: the service is back."""
+        for lane in [entry[2] for entry in self._waiting if not self._void(entry) and not entry[2].asked]:
+            self.wait(lane, now, asked=False)
+
+    def wake_next(self) -> None:
+        """Makes ready the lane that would be due first, for a probe."""
+        self.wake(-1.0)
+        if self._waiting:
+            self.wake(self._waiting[0][0])
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next waiting lane is due."""
+        self.wake(-1.0)
+        return self._waiting[0][0] if self._waiting else None
+
+    @property
+    def has_fresh(self) -> bool:
+        """A lane with a new event at its head is ready."""
+        return _live_head(self._fresh)
+
+    @property
+    def has_late(self) -> bool:
+        """A lane with a listed event at its head is ready."""
+        return _live_head(self._late)
+
+    def take(self, *, late: bool, most: int, several: bool) -> list[Item]:
+        """Takes a chunk of at most `most` events from lanes that are ready; their lanes are in flight from then on.
+        `several`: more than one event of a profile may go together."""
+        queue = self._late if late else self._fresh
+        chunk: list[Item] = []
+        while len(chunk) < most and _live_head(queue):
+            lane = queue[0]
+            most = min(most, lane.queue[0].most)
+            if len(chunk) >= most:
+                break
+            queue.popleft()
+            lane.queued = False
+            lane.busy = True
+            chunk += _heads(lane, most - len(chunk) if several else 1)
+        return chunk
+
+    # ── Inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ready(self, lane: Lane) -> None:
+        lane.queued = True
+        (self._late if lane.queue[0].listed else self._fresh).append(lane)
+
+    def resort(self) -> None:
+        """To be called when ready lanes may have had their heads listed: they are no longer new."""
+        ready = [lane for lane in self._fresh if lane.partition.live]
+        self._fresh = deque(lane for lane in ready if not lane.queue[0].listed)
+        self._late.extend(lane for lane in ready if lane.queue[0].listed)
+
+    def _void(self, entry: tuple[float, int, Lane]) -> bool:
+        due, _, lane = entry
+        return lane.due != due or not lane.partition.live or not lane.queue
+
+
+def _live_head(queue: deque[Lane]) -> bool:
+    while queue and not queue[0].partition.live:
+        queue.popleft()
+    return bool(queue)
+
+
+def _heads(lane: Lane, most: int) -> list[Item]:
+    """The first events of a lane, each within the chunk size that all of them allow."""
+    taken = [lane.queue.popleft()]
+    while lane.queue and len(taken) < min(most, lane.queue[0].most, taken[0].most):
+        taken.append(lane.queue.popleft())
+    return taken
+
+
+def _restored(lane: Lane, listed: Listed) -> Item:
+    item = Item(lane, listed.offset, listed.source, listed.message_id)
+    item.state = State(listed.state)
+    item.reason = listed.reason
+    item.attempts = listed.attempts
+    item.first_at = listed.first_at / 1e6
+    item.next_at = listed.next_at / 1e6
+    item.listed = True
+    return item

@@ -1,0 +1,56 @@
+"""What a destination is to the engine, and the bounds it works within."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import random as uniform
+from time import time
+from typing import Any
+
+from destinations.contract import Definition, Settings
+from schemas.config import FilterConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A configured destination. `sources` None: every source is connected."""
+
+    name: str
+    definition: Definition[Any, Any]
+    settings: Settings
+    sources: frozenset[str] | None = None
+    filter: FilterConfig = field(default_factory=lambda: FilterConfig(types=None, events=None))
+
+    @property
+    def group(self) -> str:
+        """Its consumer group on `resolved`."""
+        return f"destination.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one destination in one process. Seconds, unless named otherwise."""
+
+    attempt: float = 30.0  # the longest a call of `deliver` or `check` may take
+    age: float = 86_400.0  # an event that fails later than this after its first attempt is dead
+    backoff: float = 2.0  # doubles with each attempt
+    longest_backoff: float = 1_200.0
+    longest_asked: float = 3_600.0  # of what a service asks us to wait
+    faults: int = 3  # attempts that may end in an unknown exception before the event is dead
+    outstanding: int = 10_000  # events listed as held or waiting for a retry; beyond it nothing new is read
+    patience: float = 5.0  # how long the position waits for an attempt before its events are listed
+    grace: float = 10.0  # for attempts in flight when asked to stop
+    failures: int = 5  # chunks failed in a row, over as many profiles, that mean the service is down
+    probe: float = 1.0  # between probes of a service that is down; doubles
+    longest_probe: float = 60.0
+    longest_pause: float = 300.0  # between probes of rejected credentials
+    records: int = 2_000  # read at once, at least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Time and chance. `now` is Unix time in seconds; `chance` is uniform in [0, 1)."""
+
+    now: Callable[[], float] = time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Callable[[], float] = uniform
