@@ -240,7 +240,7 @@ def _rewritten(
     if reason := _size_refusal(body):
         return item, kind, body, reason
     if has_old_names(item, kind):
-        body = with_new_names(body, kind)
+        body = with_new_names(body, item.action if kind is None else kind)
     if additions is not None:
         grown = additions.to(body)
         if grown is None:

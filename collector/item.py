@@ -5,7 +5,7 @@ libraries, and to replace lone surrogates and NUL (U+FFFD takes their place), wh
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -153,28 +153,40 @@ def has_old_names(item: Item, kind: Any) -> bool:
 
 def with_new_names(body: bytes, kind: Any) -> bytes:
     """The event under today's names: `action` is `type`, `sessionId` `anonymousId`, `options` `context`; of an alias,
-    `from` is `previousId` and `to` `userId`. A name of today that is there wins; `kind` is the type where it is known."""
-    fields = _present(_decode_fields(body))
+    `from` is `previousId` and `to` `userId`. A name of today that is there wins; `kind` is the event's type."""
+    fields = _decode_fields(body)
     _rename(fields, "action", "type")
-    if "userId" not in fields:
+    if _is_missing(fields, "userId"):
         _rename(fields, "sessionId", "anonymousId")
-    if kind == "alias" or (kind is None and fields["type"] == b'"alias"'):
+    if kind == "alias":
         _rename(fields, "from", "previousId")
         _rename(fields, "to", "userId")
-    _rename(fields, "options", "context")
-    context = fields.get("context")
-    if context is not None and _is_object(context):
-        inner = _decode_fields(context)
-        for old in ("integrations", "providers"):
-            if old in inner and "integrations" not in fields:
-                fields["integrations"] = inner.pop(old)
-        fields["context"] = _raw(inner)
+    if _is_missing(fields, "context") and "options" in fields:
+        _rename(fields, "options", "context")
+        _take_out_integrations(fields)
     return _encode(fields)
 
 
 def _rename(fields: Fields, old: str, new: str) -> None:
-    if new not in fields and old in fields:
+    if old in fields and _is_missing(fields, new):
         fields[new] = fields.pop(old)
+
+
+def _is_missing(fields: Fields, name: str) -> bool:
+    return name not in fields or _is_null(fields[name])
+
+
+def _take_out_integrations(fields: Fields) -> None:
+    """`options` held the integrations too, once named providers."""
+    if not _is_object(fields["context"]):
+        return
+    inner = _decode_fields(fields["context"])
+    for old in ("providers", "integrations"):
+        if old in inner:
+            given = inner.pop(old)
+            if _is_missing(fields, "integrations"):
+                fields["integrations"] = given
+    fields["context"] = _raw(inner)
 
 
 def merged(body: bytes, context: msgspec.Raw | None, integrations: msgspec.Raw | None) -> bytes:
@@ -188,7 +200,7 @@ def merged(body: bytes, context: msgspec.Raw | None, integrations: msgspec.Raw |
 
 
 def _over(upper: msgspec.Raw | None, lower: msgspec.Raw, *, deep: bool) -> msgspec.Raw:
-    if upper is None or upper == b"null":
+    if upper is None or _is_null(upper):
         return lower
     if not (_is_object(upper) and _is_object(lower)):
         return upper
@@ -204,8 +216,8 @@ def object_or_none(raw: msgspec.Raw) -> msgspec.Raw | None:
     return raw if raw and _is_object(raw) and _decode_fields(raw) else None
 
 
-def _present(fields: Mapping[str, msgspec.Raw]) -> Fields:
-    return {name: value for name, value in fields.items() if value != b"null"}
+def _is_null(raw: msgspec.Raw) -> bool:
+    return bytes(raw) == b"null"
 
 
 def _is_object(raw: msgspec.Raw) -> bool:

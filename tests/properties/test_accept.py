@@ -1,0 +1,186 @@
+"""Laws of accepting: nothing but Refused is ever raised, every event is accounted for, times follow the formula."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.accept import Accepted, accept
+from collector.body import decompress
+from collector.headers import BasicAuth, client_ip
+from collector.reasons import Reason
+from collector.routes import ROUTES
+from collector.timestamps import EARLIEST, LATEST, event_time, parse_time
+from schemas.errors import Refused
+from schemas.events import ExternalId, Origin, Resolved, decode_event, materialize
+
+NOW = 1_767_225_600_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(
+    [
+        "type",
+        "messageId",
+        "anonymousId",
+        "userId",
+        "timestamp",
+        "sentAt",
+        "event",
+        "name",
+        "category",
+        "groupId",
+        "previousId",
+        "properties",
+        "traits",
+        "context",
+        "integrations",
+        "writeKey",
+        "action",
+        "sessionId",
+        "from",
+        "to",
+        "options",
+        "batch",
+        "extra",
+    ]
+)
+objects = st.dictionaries(names, json_values | st.sampled_from(["track", "alias", "u", "wk"]), max_size=8)
+
+
+def taken(body: bytes, path: str) -> Accepted | None:
+    try:
+        return accept(
+            body,
+            ROUTES[path],
+            source=None,
+            sources={"wk": "web"},
+            received_at=NOW,
+            ip=None,
+            new_id=lambda: "new",
+        )
+    except Refused:
+        return None
+
+
+def assert_balanced(result: Accepted) -> None:
+    """Each record is counted once, and what is accepted can be materialised."""
+    assert len(result.records) == sum(result.accepted.values()) + sum(result.refused.values())
+    for record in result.records:
+        event = decode_event(record.value)
+        if event.refused is None:
+            materialize(Resolved("p", Origin(0, 0), (ExternalId("user_id", "u"),), event))
+        else:
+            assert Reason(event.refused)
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()), st.sampled_from(sorted(ROUTES)))
+def test_any_bytes_are_taken_or_refused(body: bytes, path: str) -> None:
+    result = taken(body, path)
+    if result is not None:
+        assert_balanced(result)
+
+
+@given(objects, st.sampled_from(sorted(ROUTES)))
+def test_any_object_is_taken_or_refused_and_what_is_taken_balances(body: dict[str, Any], path: str) -> None:
+    result = taken(json.dumps({**body, "writeKey": "wk"}).encode(), path)
+    if result is not None:
+        assert_balanced(result)
+
+
+good_events = st.fixed_dictionaries(
+    {"type": st.just("track"), "event": st.text(min_size=1, max_size=10), "userId": st.just("u")},
+    optional={"properties": st.dictionaries(st.text(max_size=5), json_values, max_size=3)},
+)
+
+
+@given(
+    st.lists(st.tuples(st.just(True), good_events) | st.tuples(st.just(False), objects | json_values), max_size=8),
+    st.none() | st.dictionaries(st.text(max_size=5), json_values, max_size=3),
+)
+def test_the_good_events_of_a_batch_all_go_through_whatever_their_neighbours_are(
+    items: list[tuple[bool, Any]], context: dict[str, Any] | None
+) -> None:
+    batch = [{**item, "messageId": f"m{n}"} if good else item for n, (good, item) in enumerate(items)]
+    body = json.dumps({"batch": batch, "writeKey": "wk", "context": context}).encode()
+    result = taken(body, "/v1/batch")
+    assert result is not None
+    assert_balanced(result)
+    through = {event.message_id for record in result.records if not (event := decode_event(record.value)).refused}
+    assert len(result.records) == len(items)
+    assert {f"m{n}" for n, (good, _) in enumerate(items) if good} <= through
+
+
+@given(st.binary(), st.sampled_from([b"", b"gzip", b"deflate", b"br"]))
+def test_any_wire_is_decompressed_or_refused(wire: bytes, encoding: bytes) -> None:
+    try:
+        decompress(wire, encoding)
+    except Refused:
+        return
+
+
+@given(st.binary(), st.lists(st.binary(), max_size=3), st.integers(0, 3))
+def test_any_header_is_read_or_refused(header: bytes, forwarded: list[bytes], hops: int) -> None:
+    client_ip("127.0.0.1", forwarded, hops)
+    for authorization in (header, b"Basic " + header):
+        try:
+            BasicAuth({"wk": "web"}).source(authorization)
+        except Refused:
+            continue
+
+
+# ── Times ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+moments = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+zones = st.none() | st.integers(-14 * 60, 14 * 60)
+
+
+def micros(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+@given(moments, zones, st.integers(0, 9), st.sampled_from("Tt"), st.sampled_from("Zz"), st.booleans(), st.data())
+def test_a_time_is_read_in_any_form(
+    moment: datetime, zone: int | None, digits: int, t: str, z: str, colon: bool, data: st.DataObject
+) -> None:
+    nanos = f"{moment.microsecond:06d}{data.draw(st.integers(0, 999)):03d}"
+    local = moment if zone is None else moment.astimezone(timezone(timedelta(minutes=zone)))
+    text = local.strftime(f"%Y-%m-%d{t}%H:%M:%S") + (f".{nanos[:digits]}" if digits else "")
+    if zone is None:
+        text += z
+    else:
+        sign, (hours, minutes) = "-" if zone < 0 else "+", divmod(abs(zone), 60)
+        text += f"{sign}{hours:02d}{':' if colon else ''}{minutes:02d}"
+    kept = int(nanos[: min(digits, 6)].ljust(6, "0"))
+    assert parse_time(text) == micros(moment.replace(microsecond=kept))
+
+
+@given(st.none() | moments, st.none() | moments, moments)
+def test_the_time_of_an_event_follows_the_formula(
+    original: datetime | None, sent_at: datetime | None, received_at: datetime
+) -> None:
+    if original is None:
+        expected = received_at
+    elif sent_at is None:
+        expected = original
+    else:
+        expected = received_at - (sent_at - original)
+    numbers = [None if moment is None else micros(moment) for moment in (original, sent_at)]
+    assert event_time(numbers[0], numbers[1], micros(received_at)) == micros(expected)
+
+
+@given(*[st.integers(EARLIEST, LATEST)] * 3)
+def test_the_time_of_an_event_is_always_one_a_calendar_holds(original: int, sent_at: int, received_at: int) -> None:
+    assert EARLIEST <= event_time(original, sent_at, received_at) <= LATEST
+
+
+@given(st.text() | st.text("0123456789-:.+TtZz ", max_size=40) | json_values)
+def test_any_value_is_a_time_or_none(value: Any) -> None:
+    parsed = parse_time(value)
+    assert parsed is None or EARLIEST <= parsed <= LATEST
