@@ -1,6 +1,5 @@
 """What SDKs call besides sending events: their settings, pixels, and metrics of their own. Off the hot path."""
 
-import binascii
 import re
 from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -182,11 +181,18 @@ async def _take_pixel(request: Request, take: Take, trusted_hops: int) -> None:
         if agent and isinstance(context, dict):
             context.setdefault("userAgent", agent)
         ip = client_ip(peer, forwarded, trusted_hops)
-        await take(orjson.dumps(event), Route(kind, "client"), ip)
+        await take(_body(event), Route(kind, "client"), ip)
     except Refused as refused:
         log.debug("pixel refused", code=refused.code)
     except (Unavailable, TimeoutError) as error:
         log.warning("pixel lost", error=str(error))
+
+
+def _body(event: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(event)
+    except orjson.JSONEncodeError as error:
+        raise Refused("invalid_request", f"data is no event: {error}") from error
 
 
 def _pixel_event(query: Mapping[str, str]) -> dict[str, Any]:
@@ -198,7 +204,7 @@ def _pixel_event(query: Mapping[str, str]) -> dict[str, Any]:
     text += "=" * (-len(text) % 4)
     try:
         event = orjson.loads(urlsafe_b64decode(text) if re.search("[-_]", text) else b64decode(text, validate=True))
-    except (binascii.Error, orjson.JSONDecodeError) as error:
+    except ValueError as error:
         raise Refused("invalid_request", f"data is not base64 of JSON: {error}") from error
     if not isinstance(event, dict):
         raise Refused("invalid_request", "data is not a JSON object")

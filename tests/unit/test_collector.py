@@ -1,0 +1,446 @@
+"""The collector as an ASGI application over a recording log: what is answered, when, and what the log got."""
+
+import asyncio
+import gzip
+import json
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from collector.app import Collector, Message, Scope, create_collector
+from collector.body import BODY_LIMIT
+from pipeline.log.contract import Batch, Record, Start, Subscription
+from schemas.errors import Unavailable
+from schemas.events import Event, decode_event
+from schemas.topics import EVENTS
+
+NOW = 1_767_225_602_000_000
+TRACK = {"event": "A", "userId": "u", "messageId": "m1", "writeKey": "wk"}
+
+
+class RecordingLog:
+    """Remembers what was appended. `gate` holds appends back, `failure` makes them raise."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.appends = 0
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+
+    async def append(self, topic: str, records: Sequence[Record]) -> None:
+        assert topic == EVENTS
+        self.appends += 1
+        self.reached.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.events += [decode_event(record.value) for record in records]
+
+    def subscribe(
+        self, topic: str, *, group: str, start: Start | None = None, max_records: int = 2_000
+    ) -> AbstractAsyncContextManager[Subscription]:
+        raise NotImplementedError
+
+    async def read(self, topic: str, partition: int, offset: int, *, max_records: int = 1_000) -> Batch | None:
+        raise NotImplementedError
+
+    async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        raise NotImplementedError
+
+    async def offset_at(self, topic: str, partition: int, timestamp: int) -> int:
+        raise NotImplementedError
+
+    async def committed(self, topic: str, group: str) -> Mapping[int, int]:
+        raise NotImplementedError
+
+    def partitions(self, topic: str) -> int:
+        return 1
+
+
+@dataclass
+class Answer:
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def call(
+    app: Collector,
+    method: str,
+    target: str,
+    body: bytes | Iterable[bytes] = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    gone_after: int | None = None,
+    scheme: str = "http",
+) -> Answer:
+    """One request. The body's parts arrive one by one; after `gone_after` of them the client is gone."""
+    parts = [body] if isinstance(body, bytes) else list(body)
+    messages: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": n + 1 < len(parts)} for n, part in enumerate(parts)
+    ]
+    if gone_after is not None:
+        messages[gone_after:] = [{"type": "http.disconnect"}]
+    arriving = iter(messages)
+    answer = Answer()
+
+    async def receive() -> Message:
+        return next(arriving)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            assert not answer.status, "answered twice"
+            answer.status = message["status"]
+            answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            answer.body += message["body"]
+
+    path, _, query = target.partition("?")
+    scope: Scope = {
+        "type": "http",
+        "method": method,
+        "scheme": scheme,
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+        "client": ("203.0.113.7", 50_000),
+        "server": ("127.0.0.1", 8080),
+        "http_version": "1.1",
+    }
+    await app(scope, receive, send)
+    return answer
+
+
+@pytest.fixture
+async def log() -> AsyncIterator[RecordingLog]:
+    recording = RecordingLog()
+    yield recording
+    recording.gate.set()
+
+
+@pytest.fixture
+def app(log: RecordingLog) -> Collector:
+    return create_collector(log=log, sources={"wk": "web"}, clock=lambda: NOW)
+
+
+def dumped(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+# ── Success ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_success_is_answered_exactly_as_sdks_want_it(app: Collector, log: RecordingLog) -> None:
+    answer = await call(app, "POST", "/v1/t", dumped(TRACK), {"content-type": "text/plain"})
+    assert answer == Answer(
+        200,
+        {
+            "content-type": "application/json",
+            "content-length": "17",
+            "access-control-allow-origin": "*",
+            "access-control-expose-headers": "Retry-After, X-RateLimit-Reset",
+        },
+        b'{"success": true}',
+    )
+    assert log.events == [
+        Event("web", "track", "m1", None, "u", NOW, None, NOW, "client", "203.0.113.7", None, dumped(TRACK))
+    ]
+
+
+async def test_success_is_answered_only_after_the_append_has_returned(app: Collector, log: RecordingLog) -> None:
+    log.gate.clear()
+    request = asyncio.create_task(call(app, "POST", "/v1/t", dumped(TRACK)))
+    await log.reached.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (request.done(), log.events, app.counts.accepted) == (False, [], {})
+    log.gate.set()
+    assert ((await request).status, len(log.events)) == (200, 1)
+
+
+async def test_a_batch_with_refused_events_is_one_append_and_a_success(app: Collector, log: RecordingLog) -> None:
+    """Vector 8 of the tracking API."""
+    large = {"type": "track", "event": "A", "userId": "u", "properties": {"p": "x" * 40_000}}
+    batch = {"batch": [{"type": "track", **TRACK}, large], "writeKey": "wk"}
+    assert (await call(app, "POST", "/v1/batch", dumped(batch))).status == 200
+    assert ([event.refused for event in log.events], log.appends) == ([None, "message_too_large"], 1)
+    assert app.counts.accepted == {"web": 1}
+    assert app.counts.refused == {("web", "message_too_large"): 1}
+    assert app.counts.requests == {("web", 200): 1}
+    assert app.counts.bytes == {"web": len(dumped(batch))}
+
+
+async def test_an_empty_batch_is_a_success_without_an_append(app: Collector, log: RecordingLog) -> None:
+    assert (await call(app, "POST", "/v1/batch", dumped({"batch": [], "writeKey": "wk"}))).status == 200
+    assert log.appends == 0
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
+async def test_gzip_in_chunks_under_any_content_type_is_accepted(
+    app: Collector, log: RecordingLog, content_type: str | None
+) -> None:
+    """Vectors 3 and 4 of the tracking API."""
+    wire = gzip.compress(dumped({"batch": [{"type": "track", **TRACK}], "writeKey": "wk"}))
+    headers = {"content-encoding": "gzip"} | ({"content-type": content_type} if content_type else {})
+    chunks = [wire[at : at + 7] for at in range(0, len(wire), 7)]
+    assert (await call(app, "POST", "/v1/b", chunks, headers)).status == 200
+    assert [event.message_id for event in log.events] == ["m1"]
+
+
+@pytest.mark.parametrize("credentials", [b"wk:", b"wk"])
+async def test_basic_auth_alone_authorises_with_and_without_colon(
+    app: Collector, log: RecordingLog, credentials: bytes
+) -> None:
+    """Vectors 5 and 14 of the tracking API."""
+    body = dumped({"batch": [{"type": "track", "event": "A", "userId": "u"}]})
+    headers = {"authorization": "Basic " + b64encode(credentials).decode()}
+    assert (await call(app, "POST", "/v1/import/", body, headers)).status == 200
+    assert [(event.source, event.ip) for event in log.events] == [("web", None)]
+
+
+async def test_the_address_comes_from_the_trusted_proxy(log: RecordingLog) -> None:
+    app = create_collector(log=log, sources={"wk": "web"}, trusted_hops=1)
+    await call(app, "POST", "/v1/t", dumped(TRACK), {"x-forwarded-for": "6.6.6.6, 198.51.100.9"})
+    assert [event.ip for event in log.events] == ["198.51.100.9"]
+
+
+async def test_a_duplicate_is_a_success_like_any_other(app: Collector, log: RecordingLog) -> None:
+    """Vector 9: the collector stores both, the pipeline keeps one."""
+    answers = [await call(app, "POST", "/v1/t", dumped(TRACK)) for _ in range(2)]
+    assert ([answer.status for answer in answers], len(log.events)) == ([200, 200], 2)
+
+
+# ── Errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b'{"batch":[,],"sentAt":"x"}', {}, 400, "invalid_request"),  # vector 7
+        (dumped({"batch": []}), {}, 400, "unknown_source"),
+        (dumped({"batch": [], "writeKey": "wk"}), {"authorization": "Basic bm86"}, 400, "unknown_source"),
+        (b" " * (BODY_LIMIT + 1), {}, 400, "body_too_large"),
+        (b"", {"content-length": str(10 * BODY_LIMIT)}, 400, "body_too_large"),
+        (gzip.compress(b" " * (20 << 20)), {"content-encoding": "gzip"}, 400, "body_too_large"),
+        (b"x", {"content-encoding": "gzip"}, 400, "invalid_encoding"),
+        (b"x", {"content-encoding": "lzma"}, 400, "unsupported_encoding"),
+    ],
+)
+async def test_an_error_can_be_read_by_every_sdk_and_by_the_browser(
+    app: Collector, log: RecordingLog, body: bytes, headers: Mapping[str, str], status: int, code: str
+) -> None:
+    answer = await call(app, "POST", "/v1/batch", body, {"origin": "https://shop.example", **headers})
+    assert (answer.status, log.appends, app.in_flight_bytes) == (status, 0, 0)
+    assert answer.json["success"] is False
+    assert answer.json["code"] == code
+    assert answer.json["message"] == answer.json["error"] != ""
+    assert answer.headers == {
+        "content-type": "application/json",
+        "content-length": str(len(answer.body)),
+        "access-control-allow-origin": "https://shop.example",
+        "access-control-allow-credentials": "true",
+        "vary": "Origin",
+        "access-control-expose-headers": "Retry-After, X-RateLimit-Reset",
+    }
+
+
+async def test_a_single_call_that_is_too_large_is_an_error_though_the_log_keeps_it(
+    app: Collector, log: RecordingLog
+) -> None:
+    answer = await call(app, "POST", "/v1/track", dumped({**TRACK, "properties": {"p": "x" * 40_000}}))
+    assert (answer.status, answer.json["code"]) == (400, "message_too_large")
+    assert [event.refused for event in log.events] == ["message_too_large"]
+
+
+async def test_an_unavailable_log_is_a_503_with_the_seconds_to_wait(app: Collector, log: RecordingLog) -> None:
+    log.failure = Unavailable("the disk is full", after=2.5)
+    answer = await call(app, "POST", "/v1/t", dumped(TRACK))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "3")
+    assert (answer.json["code"], answer.json["message"]) == ("unavailable", "the disk is full")
+    assert (app.counts.accepted, app.in_flight_bytes) == ({}, 0)
+    assert app.counts.requests == {("web", 503): 1}
+
+
+async def test_a_bug_acknowledges_nothing_and_is_answered_in_json(app: Collector, log: RecordingLog) -> None:
+    log.failure = RuntimeError("a bug")
+    answer = await call(app, "POST", "/v1/t", dumped(TRACK))
+    assert (answer.status, answer.json["code"], app.in_flight_bytes) == (500, "internal", 0)
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+async def test_a_log_that_is_too_slow_is_a_503_while_the_append_stays_charged_until_it_ends(
+    log: RecordingLog,
+) -> None:
+    app = create_collector(log=log, sources={"wk": "web"}, append_timeout=0.02)
+    log.gate.clear()
+    answers: list[Answer] = []
+    sent = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answers.append(Answer(message["status"], {n.decode(): v.decode() for n, v in message["headers"]}))
+        else:
+            sent.set()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": dumped(TRACK)}
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/t", "headers": [], "client": None}
+    request = asyncio.create_task(app(scope, receive, send))
+    await sent.wait()
+    assert [(answer.status, answer.headers["retry-after"]) for answer in answers] == [(503, "5")]
+    assert app.in_flight_bytes > len(dumped(TRACK))
+    log.gate.set()
+    await request
+    assert (len(answers), app.in_flight_bytes, len(log.events)) == (1, 0, 1)
+    assert (app.counts.requests, app.counts.accepted) == ({("web", 503): 1}, {"web": 1})
+
+
+async def test_what_is_in_flight_is_bounded_and_beyond_it_requests_are_put_off(log: RecordingLog) -> None:
+    app = create_collector(log=log, sources={"wk": "web"}, max_in_flight_bytes=1_000)
+    log.gate.clear()
+    first = asyncio.create_task(call(app, "POST", "/v1/t", dumped({**TRACK, "properties": {"p": "x" * 5_000}})))
+    await log.reached.wait()
+    held = app.in_flight_bytes
+    declared = {"content-length": str(len(dumped(TRACK)))}
+    put_off = [
+        await call(app, "POST", "/v1/t", dumped(TRACK), declared),
+        await call(app, "POST", "/v1/t", [dumped(TRACK)[:5], dumped(TRACK)[5:]]),
+    ]
+    assert [(answer.status, answer.headers["retry-after"]) for answer in put_off] == [(503, "1")] * 2
+    assert (log.appends, app.in_flight_bytes) == (1, held)
+    log.gate.set()
+    assert (await first).status == 200
+    assert app.in_flight_bytes == 0
+    assert (await call(app, "POST", "/v1/t", dumped(TRACK), declared)).status == 200
+
+
+async def test_a_client_that_leaves_before_its_body_is_complete_leaves_nothing(
+    app: Collector, log: RecordingLog
+) -> None:
+    answer = await call(app, "POST", "/v1/t", [b"{", b"}"], {"content-length": "2"}, gone_after=1)
+    assert (answer, log.appends, app.in_flight_bytes, app.counts.disconnected) == (Answer(), 0, 0, 1)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_other_methods_are_refused(app: Collector, method: str) -> None:
+    answer = await call(app, method, "/v1/track")
+    assert (answer.status, answer.json["code"]) == (405, "method_not_allowed")
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+# ── CORS ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", ["/v1/t", "/b", "/v1/import/", "/v1/projects/wk/settings", "/v1/m"])
+async def test_a_preflight_is_answered_on_every_path_of_the_tracking_api(app: Collector, path: str) -> None:
+    headers = {"origin": "https://shop.example", "access-control-request-headers": "authorization,x-retry-count"}
+    answer = await call(app, "OPTIONS", path, headers=headers)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+    assert answer.headers["access-control-allow-headers"] == "Authorization, Content-Type, X-Retry-Count"
+    assert answer.headers["access-control-allow-methods"] == "GET, POST, OPTIONS"
+
+
+async def test_a_page_gets_its_own_origin_back_so_that_it_may_send_credentials(app: Collector) -> None:
+    answer = await call(app, "POST", "/v1/t", dumped(TRACK), {"origin": "https://shop.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    assert answer.headers["vary"] == "Origin"
+
+
+# ── The other routes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_everything_else_goes_to_the_fallback(app: Collector) -> None:
+    async def fallback(scope: Scope, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    app.fallback = fallback
+    assert await call(app, "GET", "/health") == Answer(204, {}, b"/health")
+
+
+async def test_settings_keep_the_sdks_of_every_platform_with_us(app: Collector) -> None:
+    answer = await call(app, "GET", "/v1/projects/wk/settings", headers={"host": "cdp.example:8080"}, scheme="https")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.headers["access-control-allow-origin"] == "*"
+    ourselves = answer.json["integrations"]["Segment.io"]
+    assert (ourselves["apiKey"], ourselves["apiHost"]) == ("wk", "cdp.example:8080/v1")
+    assert "protocol" not in ourselves
+    assert answer.json["metrics"] == {"sampleRate": 0}
+    assert b"null" not in answer.body
+
+
+async def test_settings_of_an_unknown_key_are_a_404_that_the_browser_may_read(app: Collector) -> None:
+    """Vector 13 of the tracking API."""
+    answer = await call(app, "GET", "/v1/projects/other/settings", headers={"origin": "https://shop.example"})
+    assert (answer.status, answer.json["code"]) == (404, "unknown_source")
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+async def test_metrics_of_sdks_are_taken_and_discarded(app: Collector, log: RecordingLog) -> None:
+    answer = await call(app, "POST", "/v1/m", b'{"series":[]}', {"content-type": "text/plain"})
+    assert (answer.status, answer.body, log.appends) == (200, b"{}", 0)
+
+
+DEEP = "data=" + urlsafe_b64encode(b'{"a":' * 300 + b"1" + b"}" * 300).decode()
+
+
+def pixel_data(event: Mapping[str, Any]) -> list[str]:
+    raw = dumped(event)
+    return [
+        b64encode(raw).decode().replace("+", "%20"),
+        urlsafe_b64encode(raw).decode(),
+        urlsafe_b64encode(raw).decode().rstrip("="),
+    ]
+
+
+@pytest.mark.parametrize("data", pixel_data({**TRACK, "event": "Öffnung ~~?>>", "context": {"ip": "0.0.0.0"}}))
+async def test_a_pixel_takes_base64_of_either_alphabet(app: Collector, log: RecordingLog, data: str) -> None:
+    answer = await call(app, "GET", f"/v1/pixel/track?data={data}", headers={"user-agent": "Mail/1.0"})
+    assert (answer.status, answer.headers["content-type"], answer.body[:6]) == (200, "image/gif", b"GIF89a")
+    assert answer.headers["cache-control"] == "no-store"
+    (event,) = log.events
+    body = json.loads(event.body)
+    assert (event.type, event.channel, event.ip) == ("track", "client", "203.0.113.7")
+    assert (body["event"], body["context"]) == ("Öffnung ~~?>>", {"ip": "0.0.0.0", "userAgent": "Mail/1.0"})
+
+
+async def test_a_pixel_takes_dotted_paths(app: Collector, log: RecordingLog) -> None:
+    query = "writeKey=wk&userId=u1&event=Email%20Opened&properties.subject=Hi&context.page.title=T"
+    assert (await call(app, "GET", f"/v1/pixel/track?{query}")).status == 200
+    assert json.loads(log.events[0].body) == {
+        "writeKey": "wk",
+        "userId": "u1",
+        "event": "Email Opened",
+        "properties": {"subject": "Hi"},
+        "context": {"page": {"title": "T"}},
+    }
+
+
+@pytest.mark.parametrize(
+    "query", ["data=%%%", "data=e30", "data=W10=", "", "a.__proto__.b=1&writeKey=wk", "a=1&a.b=2", "data=äö", DEEP]
+)
+async def test_a_pixel_is_a_picture_whatever_it_is_sent(app: Collector, log: RecordingLog, query: str) -> None:
+    """Vector 12 of the tracking API."""
+    answer = await call(app, "GET", f"/v1/pixel/page?{query}")
+    assert (answer.status, answer.headers["content-type"], log.events) == (200, "image/gif", [])
+
+
+async def test_a_pixel_is_a_picture_even_when_the_log_is_away(app: Collector, log: RecordingLog) -> None:
+    log.failure = Unavailable("away")
+    answer = await call(app, "GET", "/v1/pixel/track?writeKey=wk&userId=u&event=A")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/gif")
