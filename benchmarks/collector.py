@@ -1,0 +1,270 @@
+"""The collector: requests to a real uvicorn over a real log, against a floor of the same server answering 200 at once.
+
+`python -m benchmarks.collector [--seconds S] [--connections N] [--log URL] [--json FILE]`. Singles are ~700 B, batches hold 100 events of
+~1 KB; every message id is its own. Server and load generator are processes of their own, on this machine. CPU is user + system of the
+server alone. Without `--log`: the embedded log, fsynced, in a temporary folder.
+"""
+
+import argparse
+import asyncio
+import gc
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import orjson
+import psutil
+import uvicorn
+import uvloop
+
+from benchmarks.results import Result, finish, result
+from collector.app import Message, Receive, Scope, Send, create_collector
+from pipeline.log import open_log
+
+WRITE_KEY: Final = "benchmark"
+SUCCESS: Final = b'{"success": true}'
+WARM_UP: Final = 1.0  # seconds
+
+
+class Shape(NamedTuple):
+    """A kind of request: how many events each brings, and how many connections send it at once."""
+
+    name: str
+    events: int
+    connections: int
+
+
+class Load(NamedTuple):
+    """What one run of the load generator saw."""
+
+    events_per_second: float
+    cpu_per_event: float  # microseconds
+    p50: float  # milliseconds
+    p99: float
+
+
+# ── The server's process ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def answer_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    """The floor: the body is received, nothing is done with it."""
+    while (await receive()).get("more_body", False):
+        pass
+    await send(_START)
+    await send({"type": "http.response.body", "body": SUCCESS})
+
+
+_START: Final[Message] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(SUCCESS))],
+}
+
+
+def serve(log_url: str) -> None:
+    """Prints its port, then serves until it is terminated. An empty URL serves the floor."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    print(listening.getsockname()[1], flush=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(log_url, listening))
+
+
+async def _serve(log_url: str, listening: socket.socket) -> None:
+    if not log_url:
+        await _server(answer_at_once).serve([listening])
+        return
+    async with open_log(log_url, partitions=8) as log:
+        collector = create_collector(log=log, sources={WRITE_KEY: "benchmark"})
+        gc.freeze()
+        await _server(collector).serve([listening])
+
+
+def _server(app: Any) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_level="warning")
+    )
+
+
+# ── The load generator's process ──────────────────────────────────────────────────────────────────────────────────
+
+
+def request_of(shape: Shape) -> tuple[bytearray, list[int]]:
+    """A request's bytes, and where in them the digits stand that make its message ids distinct."""
+    if shape.events == 1:
+        body = orjson.dumps({**_event(0, 300), "writeKey": WRITE_KEY, "sentAt": "2026-01-01T00:00:00.500Z"})
+    else:
+        batch = [_event(number, 600) for number in range(shape.events)]
+        body = orjson.dumps({"batch": batch, "writeKey": WRITE_KEY, "sentAt": "2026-01-01T00:00:00.500Z"})
+    path = "/v1/t" if shape.events == 1 else "/v1/batch"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    whole = bytearray(head.encode() + body)
+    return whole, list(_occurrences(whole, b"000000000000"))
+
+
+def _event(number: int, padding: int) -> dict[str, Any]:
+    return {
+        "type": "track",
+        "event": "Product Viewed",
+        "messageId": f"ajs-next-1767225600000-{'0' * 12}-{number:04d}",
+        "anonymousId": f"5f2c7d3e-4f50-6172-8394-a5b6c7d8{number:04d}",
+        "timestamp": "2026-01-01T00:00:00.250Z",
+        "properties": {"sku": "G-32", "price": 18.99, "note": "n" * (padding - 250)},
+        "context": {
+            "library": {"name": "analytics.js", "version": "next-1.84.1"},
+            "page": {"path": "/p", "url": "https://shop.example/p?x=1", "title": "P"},
+            "userAgent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/129.0",
+            "locale": "en-GB",
+        },
+    }
+
+
+def _occurrences(whole: bytearray, digits: bytes) -> Iterator[int]:
+    at = whole.find(digits)
+    while at >= 0:
+        yield at
+        at = whole.find(digits, at + 1)
+
+
+class Connection(asyncio.Protocol):
+    """Sends a request, waits for its answer, sends the next; ids are patched into the prepared bytes."""
+
+    def __init__(self, shape: Shape, counter: Iterator[int]) -> None:
+        self.latencies: list[float] = []
+        self.error: Exception | None = None
+        self._request, self._places = request_of(shape)
+        self._counter = counter
+        self._received = b""
+        self._sent_at = 0.0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._received.endswith(SUCCESS):
+            if not self._received.startswith(b"HTTP/1.1 200"):
+                self.error = RuntimeError(f"answered {self._received[:300]!r}")
+            return
+        self._received = b""
+        self.latencies.append(time.perf_counter() - self._sent_at)
+        self._send()
+
+    def _send(self) -> None:
+        digits = b"%012d" % next(self._counter)
+        for at in self._places:
+            self._request[at : at + 12] = digits
+        self._sent_at = time.perf_counter()
+        assert self._transport is not None
+        self._transport.write(bytes(self._request))
+
+
+def load(port: int, server: int, shape: Shape, seconds: float) -> Load:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_load(port, server, shape, seconds))
+
+
+async def _load(port: int, server: int, shape: Shape, seconds: float) -> Load:
+    loop = asyncio.get_running_loop()
+    counter = iter(range(10**12))
+    opened = [
+        await loop.create_connection(lambda: Connection(shape, counter), "127.0.0.1", port)
+        for _ in range(shape.connections)
+    ]
+    connections = [connection for _, connection in opened]
+    await asyncio.sleep(WARM_UP)
+    for connection in connections:
+        connection.latencies.clear()
+    process = psutil.Process(server)
+    cpu, began = _cpu(process), time.perf_counter()
+    await asyncio.sleep(seconds)
+    took, spent = time.perf_counter() - began, _cpu(process) - cpu
+    latencies = [latency for connection in connections for latency in connection.latencies]
+    for transport, connection in opened:
+        transport.abort()
+        if connection.error is not None:
+            raise connection.error
+    events = len(latencies) * shape.events
+    percentiles = statistics.quantiles(latencies, n=100)
+    return Load(events / took, spent / events * 1e6, percentiles[49] * 1e3, percentiles[98] * 1e3)
+
+
+def _cpu(process: psutil.Process) -> float:
+    spent = 0.0
+    for one in (process, *process.children(recursive=True)):
+        times = one.cpu_times()
+        spent += times.user + times.system
+    return spent
+
+
+# ── Both ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def serving(log_url: str) -> Iterator[tuple[int, int]]:
+    """Port and process id of a server."""
+    command = [sys.executable, "-m", "benchmarks.collector", "--serve", log_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline()), process.pid
+        finally:
+            process.terminate()
+
+
+def run(log_url: str, shape: Shape, seconds: float) -> Load:
+    with serving(log_url) as (port, pid):
+        arguments = [str(one) for one in (port, pid, *shape, seconds)]
+        command = [sys.executable, "-m", "benchmarks.collector", "--load", *arguments]
+        return Load(*orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def measure(log_url: str, shape: Shape, seconds: float) -> list[Result]:
+    floor, load = run("", shape, seconds), run(log_url, shape, seconds)
+    figures: Sequence[tuple[str, str, Callable[[Load], float]]] = (
+        ("events/s", "events/s", lambda one: one.events_per_second),
+        ("CPU per event", "µs", lambda one: one.cpu_per_event),
+        ("latency p50", "ms", lambda one: one.p50),
+        ("latency p99", "ms", lambda one: one.p99),
+    )
+    return [result(f"{shape.name}: {name}", of(load), unit, floor=of(floor)) for name, unit, of in figures]
+
+
+def main(argv: list[str] | None = None) -> list[Result]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collector", description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--log", help="kafka://host:port or embedded:///folder")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--connections", type=int, default=32, help="of singles; batches come on a quarter as many")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--load", nargs=6, help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    if asked.serve is not None:
+        serve(asked.serve)
+        return []
+    if asked.load is not None:
+        port, server, name, events, connections, seconds = asked.load
+        shape = Shape(name, int(events), int(connections))
+        print(orjson.dumps(tuple(load(int(port), int(server), shape, float(seconds)))).decode())
+        return []
+    shapes = (
+        Shape("singles", 1, asked.connections),
+        Shape("batches of 100", 100, max(1, asked.connections // 4)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        url = asked.log or f"embedded://{folder}"
+        results = [one for shape in shapes for one in measure(url, shape, asked.seconds)]
+    return finish(f"collector on {url.partition(':')[0]}", results, asked.json)
+
+
+if __name__ == "__main__":
+    main()
