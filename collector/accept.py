@@ -29,7 +29,7 @@ from collector.rules import ID_LIMIT, MESSAGE_ID_LIMIT, refusal, usable_id
 from collector.timestamps import event_time, parse_time
 from pipeline.log.contract import Record
 from schemas.errors import Refused
-from schemas.events import TYPES, event_writer
+from schemas.events import TYPES, WriteEvent, event_writer
 
 EVENT_LIMIT: Final = 32_768  # bytes of one event's JSON
 EVENTS_LIMIT: Final = 2_500  # events of one batch
@@ -153,9 +153,13 @@ def _taker_for(
 
 
 def _sum(source: str, takers: Collection["_Taker"]) -> Accepted:
+    first, *others = takers
+    records = first.records
+    for taker in others:
+        records += taker.records
     return Accepted(
         source=source,
-        records=[record for taker in takers for record in taker.records],
+        records=records,
         accepted={taker.source: taker.accepted for taker in takers if taker.accepted},
         refused={(taker.source, reason): count for taker in takers for reason, count in taker.refused.items()},
     )
@@ -186,7 +190,7 @@ def _additions(envelope: Envelope) -> _Additions | None:
 class _Taker:
     """Turns the events of one source into log records, one after the other."""
 
-    __slots__ = ("accepted", "records", "refused", "request", "source", "stamp", "write", "write_with_ip")
+    __slots__ = ("accepted", "direct_write", "records", "refused", "request", "source", "stamp", "write")
 
     def __init__(self, source: str, request: _Request) -> None:
         self.source, self.request = source, request
@@ -194,9 +198,19 @@ class _Taker:
         self.accepted = 0
         self.refused: dict[Reason, int] = {}
         self.stamp = request.received_at // 1000
-        channel, received_at = request.channel, request.received_at
-        self.write_with_ip = event_writer(source, received_at, channel, request.ip)
-        self.write = self.write_with_ip if channel == "client" else event_writer(source, received_at, channel, None)
+        self.write = self._writer(request.ip if request.channel == "client" else None)
+        self.direct_write: WriteEvent | None = None
+
+    def _writer(self, ip: str | None) -> WriteEvent:
+        return event_writer(self.source, self.request.received_at, self.request.channel, ip)
+
+    def _writer_for(self, item: Item) -> WriteEvent:
+        """A server may say that it is the end user's device, whose address is then worth keeping."""
+        if type(item.context) is not Context or item.context.direct is not True:
+            return self.write
+        if self.direct_write is None:
+            self.direct_write = self._writer(self.request.ip)
+        return self.direct_write
 
     def take(
         self,
@@ -219,7 +233,7 @@ class _Taker:
         message_id = item.message_id
         if reason is None:
             self.accepted += 1
-            write = self.write_with_ip if _is_direct(item) else self.write
+            write = self._writer_for(item)
             message_id = message_id or self.request.new_id()
         else:
             self.refused[reason] = self.refused.get(reason, 0) + 1
@@ -254,11 +268,6 @@ def _size_refusal(body: bytes) -> Reason | None:
     if len(body) > EVENT_LIMIT:
         return Reason.MESSAGE_TOO_LARGE
     return Reason.NESTED_TOO_DEEPLY if is_nested_too_deeply(body) else None
-
-
-def _is_direct(item: Item) -> bool:
-    """A server may say that it is the end user's device, whose address is then worth keeping."""
-    return type(item.context) is Context and item.context.direct is True
 
 
 def _short(value: str | None, limit: int) -> str | None:
