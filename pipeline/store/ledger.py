@@ -175,7 +175,7 @@ def record(connection: Connection, destination: str, at: int, progress: Sequence
         connection,
         schema.exceptions,
         [
-            (destination, one.partition, row.offset, row.state, row.source, row.profile, _storable(row.message_id),
+            (destination, one.partition, row.offset, row.state, row.source, _storable(row.profile), _storable(row.message_id),
              row.attempts, _storable(row.reason), row.first_at, row.next_at, row.value)
             for one in kept
             for row in one.rows
