@@ -31,7 +31,7 @@ class Environment:
     data: Path  # absolute
     host: str
     port: int
-    placed: bool  # host or port was said, not assumed
+    placed: bool  # host or port was said, not assumed or left to the system
     log_url: str = field(repr=False)
     database_url: str = field(repr=False)
     write_key: str | None = field(repr=False)
@@ -60,7 +60,7 @@ def read_environment(variables: Mapping[str, str], flags: Flags | None = None) -
         data=data,
         host=flags.host or said.get("MILLRACE_HOST") or DEFAULT_HOST,
         port=port,
-        placed=bool(flags.host or flags.port is not None or said.keys() & {"MILLRACE_HOST", "MILLRACE_PORT"}),
+        placed=port != 0 and bool(flags.host or flags.port or said.keys() & {"MILLRACE_HOST", "MILLRACE_PORT"}),
         log_url=said.get("MILLRACE_LOG") or f"embedded://{data / 'log'}",
         database_url=said.get("MILLRACE_DATABASE") or f"sqlite:///{data / 'millrace.sqlite'}",
         write_key=said.get("MILLRACE_WRITE_KEY"),

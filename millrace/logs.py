@@ -19,6 +19,7 @@ def configure(role: str) -> None:
         with_role,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _what_first,
     ]
     terminal = sys.stderr.isatty()
     finish: list[structlog.typing.Processor] = (
@@ -39,3 +40,9 @@ def configure(role: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def _what_first(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """When, who and what at the start of each line, for people who read JSON."""
+    first = ("timestamp", "level", "role", "event")
+    return {**{name: fields[name] for name in first if name in fields}, **fields}

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from millrace.settings import Settings
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
+    from pipeline.delivery.limits import Destination
     from pipeline.log import Log
     from pipeline.store.database import Database
 
@@ -69,7 +70,7 @@ async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
         with open_database(settings) as database:
             await asyncio.to_thread(usable, settings, database)
             ready()
-            await run_delivery(events, database, mounted(settings), stop=stop)
+            await run_delivery(events, database, mounted(settings), stop=stop, folder=settings.environment.data)
 
 
 async def _look_at_database(settings: Settings, database: "Database") -> None:
@@ -149,14 +150,21 @@ def write_keys(settings: Settings) -> dict[str, str]:
     return {source.write_key.get_secret_value(): name for name, source in settings.sources.items()}
 
 
-def mounted(settings: Settings) -> Any:
-    """Each destination with its definition and validated settings."""
+def mounted(settings: Settings) -> "Sequence[Destination]":
+    """Each destination as the engine takes it."""
     from destinations.registry import definition
+    from pipeline.delivery.limits import Destination
 
-    return {
-        name: (definition(config.type), settings.destination_settings[name], config)
+    return [
+        Destination(
+            name=name,
+            definition=definition(config.type),
+            settings=settings.destination_settings[name],
+            sources=None if config.sources is None else frozenset(config.sources),
+            filter=config.filter,
+        )
         for name, config in settings.destinations.items()
-    }
+    ]
 
 
 @asynccontextmanager

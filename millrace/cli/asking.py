@@ -109,13 +109,13 @@ def _paths(data: str | None, url: str | None) -> Iterator[dict[str, Any]]:
     it ends."""
     from schemas.errors import Unavailable
 
-    lost = False
+    following, lost = "", False
 
     def connected() -> None:
-        nonlocal lost
-        if lost:
-            click.echo("millrace: going on", err=True)
-        lost = False
+        nonlocal following, lost
+        if lost or following != client.address:
+            click.echo(f"millrace: following {client.address}", err=True)
+        following, lost = client.address, False
 
     while True:
         client = api_client(data, url)  # each time anew: a restart may have moved it
@@ -135,13 +135,15 @@ def _print_balance(books: Any) -> None:
     from rich.table import Table
 
     columns = ("accepted", "delivered", "filtered", "dead", "pending", "off")
-    table = Table("source", "destination", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("source", "destination"):
+        table.add_column(column, no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for destination, rows in books["destinations"].items():
         for source, row in rows.items():
             table.add_row(source, destination, *(_count(row[column]) for column in columns))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if table.row_count:
         console.print(table)
     for source, counts in books["sources"].items():

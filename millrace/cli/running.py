@@ -108,14 +108,22 @@ def curl(address: str, write_key: str) -> str:
 
 
 def _warehouse_lines(settings: "Settings") -> list[str]:
+    """A line of Python per DuckDB file that shows what the first source has tracked."""
+    from destinations.warehouse.naming import schema_name
+
+    table = f'"{schema_name(next(iter(settings.sources)))}".tracks'
     lines = []
     for name, config in settings.destinations.items():
         if config.type == "duckdb":
-            path = Path(getattr(settings.destination_settings[name], "path", "warehouse.duckdb"))
-            file = _shown(settings.environment.data / path)
-            query = f"import duckdb; print(duckdb.connect({file!r}, read_only=True).sql('select * from tracks'))"
-            lines.append(f"  {_shown(Path(sys.executable))} -c {shlex.quote(query)}")
+            file = _shown(settings.environment.data / settings.destination_settings[name].path)
+            query = f"import duckdb; duckdb.connect({file!r}, read_only=True).sql('from {table}').show()"
+            lines.append(f"  {_shown(Path(sys.executable))} -c {_quoted(query)}")
     return lines
+
+
+def _quoted(text: str) -> str:
+    """For a shell; in double quotes where these do, since the text is full of single ones."""
+    return shlex.quote(text) if set("$`\\!") & set(text) else '"' + text.replace('"', '\\"') + '"'
 
 
 def _program() -> str:

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
+
+from millrace import data_folder
+from millrace.client import Client
 
 PATIENCE = 60.0  # seconds; a machine under load is slow, not wrong
 
@@ -48,15 +52,30 @@ class Machine:
         assert said.code == 0, said.err
         return json.loads(said.out)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "millrace", *arguments],
-            cwd=self.folder,
-            env=self.variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def ask(self, path: str) -> Any:
+        """The API, without the cost of a command: for waiting."""
+        kept = [data_folder.recall(self.folder / "data", name) for name in (data_folder.ADDRESS, data_folder.API_TOKEN)]
+        client = Client(*map(str, kept))
+        try:
+            return client.get(path)
+        finally:
+            client.close()
+
+    @contextmanager
+    def tail(self, *arguments: str) -> Iterator[Iterator[Any]]:
+        """What `millrace tail --json` says from now on."""
+        command = [sys.executable, "-m", "millrace", "tail", "--json", *arguments]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=self.folder, env=self._asking(), stdout=pipe, stderr=pipe, text=True
+        ) as tail:
+            try:
+                assert tail.stdout is not None
+                assert tail.stderr is not None
+                assert "following" in tail.stderr.readline()
+                yield (json.loads(line) for line in tail.stdout)
+            finally:
+                tail.kill()
 
     def _run(self, command: list[str]) -> Said:
         done = subprocess.run(

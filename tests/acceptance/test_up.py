@@ -3,9 +3,7 @@
 import json
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -17,23 +15,15 @@ def paste_curl(machine: Machine, up: Up) -> None:
 
 
 def delivered(machine: Machine, name: str = "warehouse") -> int:
-    rows = machine.json("balance")["destinations"].get(name, {})
+    rows = machine.ask("/api/balance")["destinations"].get(name, {})
     return sum(row["delivered"] for row in rows.values())
 
 
 def test_an_event_goes_the_whole_way(machine: Machine) -> None:
     up = machine.up()
-    tail = machine.start("tail", "--json", "--data", "data")
-    assert tail.stdout is not None
-    watched: dict[str, Any] = {}
-    with suppress(StopIteration), tail:
-        until(lambda: psutil.Process(tail.pid).net_connections() != [])
+    with machine.tail() as paths:
         paste_curl(machine, up)
-        for line in tail.stdout:
-            watched = json.loads(line)
-            if watched["complete"]:
-                break
-        tail.kill()
+        watched = next(path for path in paths if path["complete"])
 
     assert (watched["type"], watched["event"], watched["userId"]) == ("track", "Signed Up", "u1")
     assert watched["refused"] is None
@@ -44,7 +34,7 @@ def test_an_event_goes_the_whole_way(machine: Machine) -> None:
     assert [(one["type"], one["id"]) for one in profile["external_ids"]] == [("user_id", "u1")]
     assert machine.paste(up.line("profile user_id:u1")).out.startswith(f"profile {profile['id']}\nid user_id:u1\n")
 
-    (path,) = machine.json("event", watched["messageId"])["events"]
+    (path,) = machine.json("event", watched["messageId"])
     assert path["destinations"]["warehouse"]["outcome"] == "delivered"
 
     warehouse = machine.paste(up.line("-c "))
@@ -110,7 +100,7 @@ def test_a_demo_stream_is_sent_counted_once_and_balances(machine: Machine) -> No
 
     assert first["events"] == again["events"] == 400
     until(lambda: delivered(machine) == 400)
-    until(lambda: machine.json("balance")["sources"]["default"]["duplicates"] == 400)
+    until(lambda: machine.ask("/api/balance")["sources"]["default"]["duplicates"] == 400)
     assert machine.millrace("balance", "--check").code == 0
     assert machine.json("profile", f"user_id:{first['user_id']}")["traits"]["email"].endswith("@example.com")
 
@@ -119,17 +109,13 @@ def test_a_refused_event_has_a_reason_while_its_batch_goes_on(machine: Machine) 
     up = machine.up()
     batch = {"batch": [{"type": "track", "userId": "u1"}, {"type": "track", "userId": "u1", "event": "Good"}]}
     url, key = up.fact("address"), up.fact("write key")
-    tail = machine.start("tail", "--refused", "--json")
-    assert tail.stdout is not None
-    with tail:
-        until(lambda: psutil.Process(tail.pid).net_connections() != [])
+    with machine.tail("--refused") as paths:
         said = machine.paste(f"curl -sS {url}/v1/batch -u '{key}:' -d '{json.dumps(batch)}'")
-        refused = json.loads(next(tail.stdout))
-        tail.kill()
+        refused = next(paths)
     assert json.loads(said.out) == {"success": True}
     assert refused["refused"] == "event_not_defined"
     until(lambda: delivered(machine) == 1)
-    assert machine.json("balance")["sources"]["default"]["refused"] == 1
+    assert machine.ask("/api/balance")["sources"]["default"]["refused"] == 1
 
 
 def test_everything_also_runs_in_one_process(machine: Machine) -> None:

@@ -1,0 +1,94 @@
+"""How profiles and paths of events look to a person."""
+
+from typing import Any
+
+from millrace.show import event_lines, path_text, profile_lines
+
+ACCEPTED: dict[str, Any] = {
+    "messageId": "m1",
+    "type": "track",
+    "event": "Order Completed",
+    "userId": "u1",
+    "anonymousId": "a1",
+    "source": "web",
+    "receivedAt": "2026-11-01T12:00:01.123Z",
+    "refused": None,
+    "profile": None,
+    "destinations": {},
+    "complete": False,
+}
+GROWN = ACCEPTED | {
+    "profile": {"id": "p1", "after_ms": 4},
+    "destinations": {
+        "crm": {"outcome": "retry", "reason": "http 503", "after_ms": 90, "attempts": 2},
+        "warehouse": {"outcome": "delivered", "reason": None, "after_ms": 160, "attempts": 1},
+    },
+}
+
+
+def test_a_path_is_one_line_that_grows() -> None:
+    start = '12:00:01.123 track "Order Completed" user u1 · web · m1 · accepted'
+    assert path_text(ACCEPTED) == start
+    assert path_text(GROWN) == (
+        f"{start} → profile p1 (4 ms) → crm retry: http 503 (2 attempts) (90 ms) → warehouse delivered (160 ms)"
+    )
+
+
+def test_a_refused_event_says_why_and_nothing_else() -> None:
+    refused = ACCEPTED | {"event": None, "userId": None, "anonymousId": None, "refused": "no_user_anon_id"}
+    assert path_text(refused) == "12:00:01.123 track nobody · web · m1 · refused: no_user_anon_id"
+    assert list(event_lines(refused)) == [
+        "event m1",
+        "track of nobody from source web",
+        "refused 2026-11-01T12:00:01.123Z: no_user_anon_id",
+    ]
+
+
+def test_a_refusal_of_long_ago_has_fewer_fields() -> None:
+    kept = {
+        "messageId": "m1",
+        "source": "web",
+        "receivedAt": "2026-11-01T12:00:01.123Z",
+        "refused": "bad",
+        "complete": True,
+    }
+    assert path_text(kept) == "12:00:01.123 event nobody · web · m1 · refused: bad"
+    assert list(event_lines(kept))[-1] == "refused 2026-11-01T12:00:01.123Z: bad"
+
+
+def test_a_stream_too_fast_to_show_says_what_it_passed_over() -> None:
+    assert path_text({"passed_over": 12_345}) == "… 12,345 more events: too fast to show, the balance counts them"
+
+
+def test_an_event_is_one_fact_a_line() -> None:
+    assert list(event_lines(GROWN | {"anonymousId": None, "userId": None})) == [
+        "event m1",
+        'track "Order Completed" of nobody from source web',
+        "accepted 2026-11-01T12:00:01.123Z",
+        "profile p1 (4 ms)",
+        "destination crm retry: http 503 (2 attempts) (90 ms)",
+        "destination warehouse delivered (160 ms)",
+    ]
+
+
+def test_a_profile_is_one_fact_a_line() -> None:
+    profile = {
+        "id": "p1",
+        "external_ids": [{"type": "user_id", "id": "u1"}, {"type": "email", "id": "ada@example.com"}],
+        "traits": {"plan": "free", "address": {"city": "Köln"}},
+        "events": 3,
+        "first_seen": "2026-11-01T12:00:01.123Z",
+        "last_seen": "2026-11-02T12:00:01.123Z",
+        "merged": ["p0"],
+    }
+    assert list(profile_lines(profile)) == [
+        "profile p1",
+        "id user_id:u1",
+        "id email:ada@example.com",
+        'trait address = {"city": "Köln"}',
+        'trait plan = "free"',
+        "events 3",
+        "first seen 2026-11-01T12:00:01.123Z",
+        "last seen 2026-11-02T12:00:01.123Z",
+        "merged p0",
+    ]
