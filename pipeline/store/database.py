@@ -69,7 +69,11 @@ class Database:
         if self._queue is None:
             yield
             return
-        with self._queue.open("ab") as queue:
+        try:
+            queue = self._queue.open("ab")
+        except OSError as error:
+            raise _unusable(error.strerror or "no answer") from error
+        with queue:
             flock(queue, LOCK_EX)
             yield
 
@@ -95,15 +99,25 @@ def normalize(url: str) -> str:
 
 
 def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    dbapi: Any = engine.dialect.loaded_dbapi
     for attempt in range(_ATTEMPTS):
         try:
             with engine.begin() as connection:
                 return work(connection)
-        except DBAPIError as error:
+        except (DBAPIError, dbapi.Error) as raised:
+            error = _named(raised, dbapi)
             if _sqlstate(error) not in _CONFLICTS or attempt == _ATTEMPTS - 1:
-                raise unavailable(error) from error
+                raise unavailable(error) from raised
             time.sleep(0.005 * 2**attempt)
     raise AssertionError("the loop returns or raises")
+
+
+def _named(error: Exception, dbapi: Any) -> DBAPIError:
+    """SQLAlchemy's form of an error: bulk statements speak to the driver itself, whose errors come as they are."""
+    if isinstance(error, DBAPIError):
+        return error
+    kind = OperationalError if isinstance(error, dbapi.OperationalError) else DBAPIError
+    return kind(None, None, error)
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
@@ -117,7 +131,7 @@ def unavailable(error: DBAPIError) -> Exception:
     if state == "53100" or "database or disk is full" in said:
         return Unavailable("the database's disk is full; free space, nothing was lost", after=5)
     if any(words in said for words in ("disk I/O error", "readonly database", "unable to open database")):
-        return Unavailable(f"the database file cannot be used ({said}); check the disk and its permissions", after=5)
+        return _unusable(said)
     if "database is locked" in said:
         return Unavailable("the database is locked by another program; close it", after=1)
     if state in ("28P01", "28000", "3D000"):
@@ -128,6 +142,10 @@ def unavailable(error: DBAPIError) -> Exception:
     ):
         return Unavailable(f"the database cannot be reached ({said})", after=1)
     return error
+
+
+def _unusable(said: str) -> Unavailable:
+    return Unavailable(f"the database file cannot be used ({said}); check the disk and its permissions", after=5)
 
 
 def _engine(url: str, threads: int) -> Engine:

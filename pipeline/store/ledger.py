@@ -113,10 +113,11 @@ _ADVANCE: Final = text("""
     UPDATE destination_positions SET "offset" = :offset, marks = :marks, updated_at = :at
     WHERE destination = :destination AND partition = :partition AND epoch = :epoch
 """)
+# The cast: PostgreSQL takes one parameter for one type, and a column is no text to it.
 _CHANGE: Final = text("""
     UPDATE exceptions
     SET state = :state, attempts = :attempts, reason = :reason, next_at = :next_at,
-        value = CASE WHEN :state = 'delivered' THEN NULL ELSE value END
+        value = CASE WHEN CAST(:state AS VARCHAR) = 'delivered' THEN NULL ELSE value END
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset
 """)
 _STATE: Final = text("""
