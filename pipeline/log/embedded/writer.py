@@ -111,7 +111,6 @@ class Writer:
                 self._journal.commit(list(frames(appends, self._journal.partitions)))
             except Exception as raised:
                 error = raised
-            self._report(error)
             self._loop.call_soon_threadsafe(self._resolve, appends, error)
 
     def _gather(self, first: _Append) -> list[_Append]:
@@ -145,6 +144,7 @@ class Writer:
                 append.done.set_exception(error)
         self._published()
         self._release(sum(append.size for append in appends))
+        self._report(error)  # last: where the disk is full, writing a log line may fail as well
 
 
 def measure(records: Sequence[Record]) -> int:
