@@ -111,12 +111,13 @@ def _warehouse_lines(settings: "Settings") -> list[str]:
     """A line of Python per DuckDB file that shows what the first source has tracked."""
     from destinations.warehouse.naming import schema_name
 
-    table = f'"{schema_name(next(iter(settings.sources)))}".tracks'
+    schema = schema_name(next(iter(settings.sources)))
+    select = f'select event_text, user_id, profile_id, received_at from "{schema}".tracks'
     lines = []
     for name, config in settings.destinations.items():
         if config.type == "duckdb":
             file = _shown(settings.environment.data / settings.destination_settings[name].path)
-            query = f"import duckdb; duckdb.connect({file!r}, read_only=True).sql('from {table}').show()"
+            query = f"import duckdb; duckdb.connect({file!r}, read_only=True).sql('{select}').show()"
             lines.append(f"  {_shown(Path(sys.executable))} -c {_quoted(query)}")
     return lines
 

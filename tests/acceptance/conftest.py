@@ -54,8 +54,11 @@ class Machine:
 
     def ask(self, path: str) -> Any:
         """The API, without the cost of a command: for waiting."""
-        kept = [data_folder.recall(self.folder / "data", name) for name in (data_folder.ADDRESS, data_folder.API_TOKEN)]
-        client = Client(*map(str, kept))
+        address, token = (
+            data_folder.recall(self.folder / "data", name) or ""
+            for name in (data_folder.ADDRESS, data_folder.API_TOKEN)
+        )
+        client = Client(address, token)
         try:
             return client.get(path)
         finally:
