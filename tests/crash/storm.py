@@ -1,0 +1,66 @@
+"""Kills something every second or two. The same seed chooses the same victims."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Final
+
+from tests.crash.deployment import Deployment
+
+BETWEEN: Final = (1.0, 2.0)  # seconds between kills
+DOWN: Final = (0.0, 0.5)  # seconds a role stays down
+
+Service = Callable[[], Awaitable[None]]
+"""Kills a service behind Millrace and returns when it answers again."""
+
+
+class Storm:
+    """Kills roles, and each service at most once in so many seconds."""
+
+    def __init__(
+        self, deployment: Deployment, services: Mapping[str, tuple[Service, float]], *, random: Random
+    ) -> None:
+        self._deployment, self._services, self._random = deployment, services, random
+        self._free_at = {name: time.monotonic() + rest / 2 for name, (_, rest) in services.items()}
+        self._recovering: dict[str, asyncio.Task[None]] = {}
+        self.kills: list[str] = []
+
+    async def rage(self, seconds: float) -> None:
+        """Goes on for so long; everything is up again, or coming up, when it returns."""
+        began = time.monotonic()
+        while (now := time.monotonic()) < began + seconds:
+            await asyncio.sleep(self._random.uniform(*BETWEEN))
+            victim = self._victim(now)
+            self.kills.append(f"{time.monotonic() - began:.1f} {victim}")
+            if victim in self._services:
+                self._strike(victim)
+            else:
+                await self._kill(victim)
+            self._deployment.tend()
+            self._reap()
+        await asyncio.gather(*self._recovering.values())
+
+    def _victim(self, now: float) -> str:
+        """Mostly somebody who is at work: it takes seconds to get there on a busy machine, and there is more to break."""
+        due = [name for name, at in self._free_at.items() if at <= now and name not in self._recovering]
+        roles = self._deployment.roles
+        working = [name for name, role in roles.items() if role.at_work]
+        return self._random.choice([*roles, *working * 3, *due * 3])
+
+    async def _kill(self, name: str) -> None:
+        role = self._deployment.roles[name]
+        await asyncio.to_thread(role.kill)
+        await asyncio.sleep(self._random.uniform(*DOWN))
+        await asyncio.to_thread(role.start)
+
+    def _strike(self, name: str) -> None:
+        strike, rest = self._services[name]
+        self._free_at[name] = time.monotonic() + rest
+        self._recovering[name] = asyncio.ensure_future(strike())
+
+    def _reap(self) -> None:
+        for name, task in list(self._recovering.items()):
+            if task.done():
+                del self._recovering[name]
+                task.result()
