@@ -14,7 +14,7 @@ from pipeline.log.kafka.connection import Connection
 from pipeline.log.kafka.reader import Reader
 from pipeline.log.kafka.subscription import subscribe
 from pipeline.log.kafka.topics import ensure_topics
-from schemas import topics
+from schemas.topics import TOPICS
 
 
 @asynccontextmanager
@@ -26,7 +26,7 @@ async def open_kafka(servers: str, *, partitions: int, retention: Retention, pre
     _quieten()
     connection = Connection.parse(servers)
     counts = await ensure_topics(
-        connection, [prefix + one for one in topics.TOPICS], partitions=partitions, retention=retention
+        connection, [prefix + one for one in TOPICS], partitions=partitions, retention=retention
     )
     async with Appender(connection, counts) as appender, Reader(connection) as reader:
         yield KafkaLog(connection, counts, appender, reader, prefix)

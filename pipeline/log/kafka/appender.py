@@ -98,14 +98,9 @@ class Appender:
         sending = [lane.task for lanes in self._lanes.values() for lane in lanes if lane.task is not None]
         if sending:
             await asyncio.wait(sending, timeout=PATIENCE)
-        for producer in (self._producer, *self._retired):
-            if producer is not None:
-                _abandon(producer)
-        await asyncio.gather(*self._retired.values())
-        if self._producer is not None:
-            await _stop(self._producer)
-        if sending:
-            await asyncio.wait(sending)
+        producers = [*self._retired, *([] if self._producer is None else [self._producer])]
+        await asyncio.gather(*(_abandon(one) for one in producers))
+        await asyncio.gather(*self._retired.values(), *sending)
 
     async def append(self, topic: str, records: Sequence[Record]) -> None:
         """The contract's `append`."""
@@ -223,8 +218,7 @@ class Appender:
             async with asyncio.timeout(PATIENCE):
                 await producer.start()
         except BaseException:
-            _abandon(producer)
-            await _stop(producer)
+            await _abandon(producer)
             raise
         return producer
 
@@ -311,16 +305,20 @@ def _take(waiting: "deque[_Part]") -> list[_Part]:
     return batch
 
 
-def _abandon(producer: AIOKafkaProducer) -> None:
-    """Fails what a producer still holds: an idempotent one would repeat it for ever. The client has no public way."""
-    producer._message_accumulator.fail_all(ProducerClosed())
-
-
 async def _stop(producer: AIOKafkaProducer) -> None:
-    """Waits for what the producer holds, then ends it."""
+    """Waits until everything that the producer holds is acknowledged, then ends it."""
     try:
         await producer.stop()
-    except KafkaError as error:  # its sender had failed; that error has reached the batches
+    except KafkaError as error:  # its sender had failed; the batches know
         log.debug("kafka producer had failed", error=repr(error))
     finally:
         await producer.client.close()
+
+
+async def _abandon(producer: AIOKafkaProducer) -> None:
+    """Ends a producer once its current request is over; what it holds fails. An idempotent one would repeat that for as
+    long as it takes, and the client has no public way to give it up. The order matters: a batch failed under a running
+    sender breaks that."""
+    await producer._sender.close()
+    producer._message_accumulator.fail_all(ProducerClosed())
+    await _stop(producer)

@@ -24,6 +24,9 @@ from pipeline.log.kafka.connection import PATIENCE, Connection
 from schemas.errors import Unavailable
 
 FETCH_BYTES: Final = 4 << 20  # held at most between two reads
+# Having read, the client asks for what follows, and the broker holds that request for as long as there is nothing (half a
+# second by default); whoever reads elsewhere next waits for its end.
+LINGER: Final = 0.02  # seconds
 _TRANSIENT: Final = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
 
 
@@ -58,13 +61,16 @@ class Reader:
             if consumer.assignment() != {at}:
                 consumer.assign([at])
             consumer.seek(at, offset)
+            consumer.resume(at)
             while True:  # a stretch without records (compaction, transaction marks) ends at `end` at the latest
                 found = (await consumer.getmany(at, timeout_ms=500, max_records=max_records)).get(at)
-                if found:
-                    records = [Record(one.key or b"", one.value or b"", one.timestamp, one.offset) for one in found]
-                    return records, records[-1].offset + 1
-                if await consumer.position(at) >= end:
-                    return None
+                if found or await consumer.position(at) >= end:
+                    break
+            consumer.pause(at)  # or it would go on asking for more, for ever
+        if not found:
+            return None
+        records = [Record(one.key or b"", one.value or b"", one.timestamp, one.offset) for one in found]
+        return records, records[-1].offset + 1
 
     async def bounds(self, topic: str, partitions: int) -> dict[int, tuple[int, int]]:
         """Earliest and next offset per partition."""
@@ -113,6 +119,7 @@ class Reader:
                     enable_auto_commit=False,
                     auto_offset_reset="earliest",
                     isolation_level="read_committed",
+                    fetch_max_wait_ms=round(LINGER * 1_000),
                     fetch_max_bytes=FETCH_BYTES,
                     max_partition_fetch_bytes=FETCH_BYTES,
                 )

@@ -36,6 +36,7 @@ GRACE: Final = 5.0  # seconds a rebalance waits for the caller
 REBALANCE: Final = 15.0  # seconds the group waits for a member to join again; more than GRACE
 REQUEST: Final = 20.0  # seconds until a request has failed; more than REBALANCE, since joining is one request
 POLL: Final = 0.25  # seconds between looks at the state of things while nothing comes
+SETTLING: Final = 0.01
 SILENCE: Final = 15.0  # seconds without an answer to a fetch until the broker counts as gone
 PATIENCE: Final = 60.0  # seconds of it until the client is made anew
 FETCH_BYTES: Final = 16 << 20
@@ -107,6 +108,7 @@ class KafkaSubscription:
         self._assigned_anew = asyncio.Event()
         self._delay = FIRST_RETRY
         self._failing = False
+        self._closed = False
         self._quiet_since: int | None = None  # Unix ms of the first poll in a row that brought nothing
         self._silent = False
 
@@ -119,15 +121,17 @@ class KafkaSubscription:
 
     async def __anext__(self) -> Sequence[Batch]:
         self._at_rest.set()
-        while True:
+        while not self._closed:
             try:
                 batches = await self._poll()
             except KafkaError as error:
-                await self._restart(error)
+                if not self._closed:
+                    await self._restart(error)
             else:
                 if batches:
                     self._at_rest.clear()
                     return batches
+        raise StopAsyncIteration
 
     async def commit(self, batches: Sequence[Batch]) -> None:
         """The contract's `commit`. Waits while the group's coordinator cannot be reached."""
@@ -146,7 +150,8 @@ class KafkaSubscription:
             raise PartitionLost(lost)
 
     async def close(self) -> None:
-        """Leaves the group."""
+        """Leaves the group; an iteration that waits ends."""
+        self._closed = True
         self._at_rest.set()
         await self._stop()
         self._visible = frozenset()
@@ -156,31 +161,30 @@ class KafkaSubscription:
 
     async def _poll(self) -> Sequence[Batch]:
         consumer = await self._running_consumer()
-        if not await self._settled(consumer):
-            return ()
-        self._unpause(consumer)
-        batches = self._batches(await self._fetched(consumer))
-        self._watch_silence(consumer, bool(batches))
-        return batches
+        assignments = self._assignments
+        try:
+            if await self._settled(consumer):
+                self._unpause(consumer)
+                found = await self._fetched(consumer)
+                if assignments == self._assignments:
+                    batches = self._batches(found)
+                    self._watch_silence(consumer, bool(batches))
+                    return batches
+                self._rewind(consumer)  # first let `start` be asked and `assigned` tell
+        except IllegalStateError:  # the client has a new assignment and is about to call `given`
+            await asyncio.sleep(0)
+        return ()
 
     async def _settled(self, consumer: AIOKafkaConsumer) -> bool:
         """Every partition held has a position; False when the assignment changed meanwhile."""
         assignments = self._assignments
-        new = [partition for partition, tenure in self._tenures.items() if tenure.position is None]
+        new = sorted(partition for partition, tenure in self._tenures.items() if tenure.position is None)
         if new:
-            given = {} if self._start is None else await self._start(sorted(new))
+            positions = await self._first_positions(consumer, new)
             if assignments != self._assignments:
                 return False
-            for partition in new:
-                at = self._at(partition)
-                if partition in given:
-                    consumer.seek(at, max(0, given[partition]))
-                try:
-                    position = await consumer.position(at)
-                except IllegalStateError:  # revoked while its committed offset was looked up
-                    return False
-                if assignments != self._assignments:
-                    return False
+            for partition, position in positions.items():
+                consumer.seek(self._at(partition), position)
                 self._tenures[partition].position = position
             consumer.resume(*map(self._at, new))
         self._visible = frozenset(self._tenures)
@@ -190,12 +194,27 @@ class KafkaSubscription:
             log.info("member of the group again", topic=self._topic, group=self._group)
         return True
 
+    async def _first_positions(self, consumer: AIOKafkaConsumer, partitions: Sequence[int]) -> Mapping[int, int]:
+        """What `start` says, else what the group has committed, else the earliest record. The client's own position is no
+        source: it may have read ahead before we were told of the assignment."""
+        given = {} if self._start is None else await self._start(partitions)
+        rest = [self._at(one) for one in partitions if one not in given]
+        committed = dict(zip(rest, await asyncio.gather(*map(consumer.committed, rest)), strict=True))
+        missing = [at for at, offset in committed.items() if offset is None]
+        found: dict[TopicPartition, int] = {at: offset for at, offset in committed.items() if offset is not None}
+        if missing:
+            found |= await consumer.beginning_offsets(missing)
+        return {at.partition: offset for at, offset in found.items()} | {
+            one: max(0, given[one]) for one in partitions if one in given
+        }
+
     async def _fetched(self, consumer: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Any]]:
-        # While the group rebalances, `getmany` returns once it has settled, and then at once.
-        wait = 0 if self._rebalancing else round(POLL * 1_000)
+        # While the group rebalances, `getmany` waits for its end by itself; then we want to be told soon. Never 0: with
+        # that it returns without giving way to the task that would tell us.
+        wait = SETTLING if self._rebalancing else POLL
         try:
             found: Mapping[TopicPartition, Sequence[Any]] = await consumer.getmany(
-                timeout_ms=wait, max_records=self._max_records
+                timeout_ms=round(wait * 1_000), max_records=self._max_records
             )
         except Exception as error:
             if isinstance(error, KafkaError) and not isinstance(error, _UNREADABLE):
@@ -256,11 +275,9 @@ class KafkaSubscription:
     def _batches(self, found: Mapping[TopicPartition, Sequence[Any]]) -> Sequence[Batch]:
         batches = []
         for at, got in found.items():
-            if not got:
-                continue
             tenure = self._tenures.get(at.partition)
-            if tenure is None or tenure.position is None:  # dropping them would lose them: begin anew
-                raise KafkaError(f"records of partition {at.partition} before its position was known")
+            if not got or tenure is None or tenure.position is None or got[0].offset < tenure.position:
+                continue  # of an assignment that we have not been told of: its positions are set when we are
             records = [Record(one.key or b"", one.value or b"", one.timestamp, one.offset) for one in got]
             tenure.position = records[-1].offset + 1
             if tenure.delay != FIRST_RETRY:
@@ -277,7 +294,7 @@ class KafkaSubscription:
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
-        stamps = [consumer.last_poll_timestamp(self._at(one)) for one in self._tenures]
+        stamps = [consumer.last_poll_timestamp(at) for at in consumer.assignment()]
         answered = max((one for one in stamps if one is not None), default=0)
         seconds = 0.0 if self._quiet_since is None else (now - max(self._quiet_since, answered)) / 1_000
         if self._silent != (seconds > SILENCE):
