@@ -27,7 +27,7 @@ from pipeline.running import steadily
 from pipeline.store import ledger
 from pipeline.store.database import Database
 from schemas.dead_letters import DeadLetter, encode_dead_letter
-from schemas.errors import CredentialsRejected, PartitionLost
+from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
 from schemas.topics import DEAD_LETTERS, RESOLVED
 
 T = TypeVar("T")
@@ -108,13 +108,15 @@ class Courier:
         self._changed_at = 0.0
         self._fenced: set[int] = set()
         self._state = ("", "")
-        self._stopping_until: float | None = None
+        self._failure: Exception | None = None  # ends this courier once what is known is written
+        self._ending_at: float | None = None
         self._quiet_until: dict[str, float] = {}
 
     # ── The loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Returns after `stop`, with everything written that is known. PartitionLost: join again."""
+        """Returns after `stop`, with everything written that is known. Raises, likewise, PartitionLost: join again; and what
+        the log raised."""
         records = max(self._limits.records, self._most)
         async with self._events.subscribe(
             RESOLVED, group=self._destination.group, start=self._begin, max_records=records
@@ -135,14 +137,21 @@ class Courier:
                     await self._wake.wait()
             finally:
                 await self._cancel(stopper)
+            await self._commit(subscription)
+            if self._failure is not None:
+                raise self._failure
+
+    @property
+    def _ending(self) -> bool:
+        return self._stop.is_set() or self._failure is not None
 
     def _finished(self) -> bool:
-        if not self._stop.is_set():
+        if not self._ending:
             return False
         now = self._world.now()
-        if self._stopping_until is None:
-            self._stopping_until = now + self._limits.grace
-        if self._flights and now >= self._stopping_until:
+        if self._ending_at is None:
+            self._ending_at = now + self._limits.grace
+        if self._flights and now >= self._ending_at:
             for flight in self._flights:
                 flight.task.cancel()
         return not self._flights and not self._landed and self._writable() is None
@@ -176,8 +185,8 @@ class Courier:
     def _times(self) -> list[float]:
         """When there is something to do that nobody will wake us for."""
         times = []
-        if self._stopping_until is not None:
-            return [self._stopping_until]
+        if self._ending_at is not None:
+            return [self._ending_at]
         if self._pause is not None:
             if self._check is None:
                 times.append(self._pause.check_at)
@@ -234,19 +243,25 @@ class Courier:
     # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _read_on(self, subscription: Subscription, batches: AsyncIterator[Sequence[Batch]]) -> None:
-        if self._reading is not None or self._parts or self._stop.is_set():
+        if self._reading is not None or self._parts or self._ending:
             return
-        if self._to_commit:  # never while the iterator is awaited
-            done, self._to_commit = self._to_commit, []
-            with suppress(PartitionLost):  # the ledger is the truth; a lost partition shows in `assigned`
-                await subscription.commit(done)
+        await self._commit(subscription)
         if self._pause is None and not self._is_full():
             reading = asyncio.ensure_future(anext(batches, None))
             self._waking(reading)
             self._reading = reading
 
+    async def _commit(self, subscription: Subscription) -> None:
+        """Never while the iterator is awaited. The ledger is the truth: this only tells others how far we are, and a
+        lost partition shows in `assigned`."""
+        done, self._to_commit = self._to_commit, []
+        if done:
+            with suppress(PartitionLost, Unavailable):
+                await subscription.commit(done)
+
     def _is_full(self) -> bool:
-        outstanding, most = self._lanes.outstanding, self._limits.outstanding
+        outstanding = self._lanes.outstanding
+        most = self._limits.outstanding_down if self._breaker.open else self._limits.outstanding
         self._full = outstanding >= (most * _ROOM if self._full else most)
         return self._full
 
@@ -255,12 +270,15 @@ class Courier:
         if self._reading is None or not self._reading.done():
             return
         reading, self._reading = self._reading, None
-        batches = reading.result()
-        if self._stop.is_set() or batches is None:
-            return
         self._follow(subscription)
-        if lost := self._fenced & subscription.assigned:
-            raise PartitionLost(lost)
+        lost = self._fenced & subscription.assigned
+        error = reading.exception() or (PartitionLost(lost) if lost else None)
+        if isinstance(error, Exception):
+            self._failure = self._failure or error
+            self._wake.set()
+        batches = None if error else reading.result()
+        if self._ending or batches is None:
+            return
         self._patient_until = self._world.now() + self._limits.patience
         for batch in batches:
             partition = self._lanes.partitions.get(batch.partition)
@@ -276,7 +294,7 @@ class Courier:
     # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _launch(self) -> None:
-        if self._stop.is_set():
+        if self._ending:
             return
         now = self._world.now()
         if self._pause is not None:
@@ -505,14 +523,14 @@ class Courier:
         if self._parts:
             if not self._lanes.has_fresh and (not waiting or now >= self._patient_until):
                 return lambda part: len(part.entries)
-            standing = self._pause is not None or self._breaker.open or self._stop.is_set()
+            standing = self._pause is not None or self._breaker.open or self._ending
             if self._dirty and not self._flights and standing:
                 return Part.attempted
             if self._flights and now >= self._patient_until and not self._breaker.open:
                 return Part.attempted
         elif self._changed:
             return lambda part: part.done
-        if self._changed and (now >= self._changed_at + _SETTLE or self._stop.is_set()):
+        if self._changed and (now >= self._changed_at + _SETTLE or self._ending):
             return lambda part: part.done
         return None
 
@@ -580,6 +598,13 @@ class Courier:
         """One transaction, tried for as long as the database is away."""
         run: Callable[[], Awaitable[T]] = partial(self._database.run, work)
         return await steadily(run, self._stop, doing)
+
+
+def _result(flight: Flight) -> Attempt:
+    """What came of an attempt; nothing, when we ended it ourselves or its events could not be read back."""
+    with suppress(asyncio.CancelledError, Unavailable):
+        return flight.task.result()
+    return Attempt(flight.items, [None] * len(flight.items))
 
 
 async def _decoded(batch: Batch) -> list[tuple[Record, Any]]:

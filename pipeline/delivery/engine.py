@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -41,7 +42,18 @@ async def run_delivery(
     async with asyncio.TaskGroup() as group:
         for one in destinations:
             group.create_task(_keep(one, events, database, stop, str(folder), limits, world), name=one.group)
-        group.create_task(stop.wait())
+        group.create_task(_tidy(database, stop, limits, world))
+
+
+async def _tidy(database: Database, stop: asyncio.Event, limits: Limits, world: World) -> None:
+    """Removes from the ledger what need not be remembered. Only the path of old events depends on it, so it may fail."""
+    while not stop.is_set():
+        before = micros(world.now() - limits.remember)
+        try:
+            await database.run(partial(ledger.purge, before=before))
+        except Unavailable as error:
+            log.warning("ledger not tidied", error=str(error))
+        await _wait(limits.tidy, stop, world)
 
 
 async def _keep(

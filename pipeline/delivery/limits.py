@@ -38,6 +38,7 @@ class Limits:
     longest_asked: float = 3_600.0  # of what a service asks us to wait
     faults: int = 3  # attempts that may end in an unknown exception before the event is dead
     outstanding: int = 10_000  # events listed as held or waiting for a retry; beyond it nothing new is read
+    outstanding_down: int = 1_000  # the same while the service is down: the backlog is to stay in the log
     patience: float = 5.0  # how long the position waits for an attempt before its events are listed
     grace: float = 10.0  # for attempts in flight when asked to stop
     failures: int = 5  # chunks failed in a row, over as many profiles, that mean the service is down
@@ -45,6 +46,8 @@ class Limits:
     longest_probe: float = 60.0
     longest_pause: float = 300.0  # between probes of rejected credentials
     records: int = 2_000  # read at once, at least
+    remember: float = 30 * 86_400.0  # how long the path of a delivered or filtered event can be told
+    tidy: float = 600.0  # between removals of what need not be remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ class MemoryLog:
         self.members: dict[str, MemorySubscription] = {}
         self.offsets: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         self.news = asyncio.Condition()
+        self.away: Exception | None = None
 
     async def append(self, topic: str, records: Sequence[Record]) -> None:
         for record in records:
@@ -108,6 +109,8 @@ class MemorySubscription:
             else:
                 async with self.log.news:
                     await self.log.news.wait()
+                if self.log.away is not None:
+                    raise self.log.away
 
     def _batches(self) -> list[Batch]:
         batches, room = [], self.max_records

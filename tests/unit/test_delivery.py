@@ -1,13 +1,14 @@
 """What the engine does with events, destinations and faults, told by its effects in order."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
-from pipeline.delivery.engine import Limits
+from pipeline.delivery.engine import Limits, World
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import Origin
@@ -560,3 +561,91 @@ async def test_a_database_that_is_away_delays_and_loses_nothing(world: DeliveryW
     await world.run_until_idle()
     assert world.tried() == [("m1",)]
     assert await world.books() == {"web": Book(delivered=1)}
+
+
+async def test_an_attempt_of_an_earlier_ownership_ends_before_the_next_begins(world: DeliveryWorld) -> None:
+    """The partition is lost and regained while a retry is in flight: the ledger's copy of the event waits for it."""
+    reached, let_go = asyncio.Event(), asyncio.Event()
+    flying = 0
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        nonlocal flying
+        assert flying == 0
+        flying += 1
+        if len(world.tried()) == 2:
+            reached.set()
+            await let_go.wait()
+        flying -= 1
+        return [Retry("http 503") if len(world.tried()) == 1 else DELIVERED] * len(batch)
+
+    world.add(script)
+    await world.emit("m1")
+    world.start()
+    await reached.wait()
+    await world.log.lose("destination.crm", 0)
+    for _ in range(20):  # turns of the loop in which a second attempt would begin
+        await asyncio.sleep(0)
+    let_go.set()
+    await world.until_idle()
+    await world.finish()
+    assert world.tried() == [("m1",)] * 3
+    assert await world.books() == {"web": Book(delivered=1)}
+
+
+async def test_a_log_that_goes_away_ends_nothing_that_is_known(world: DeliveryWorld) -> None:
+    """The reader fails while an attempt is in flight: its outcome is written, then the destination begins anew."""
+    reached, let_go = asyncio.Event(), asyncio.Event()
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        if len(world.tried()) == 2:
+            reached.set()
+            await let_go.wait()
+        return [Retry("http 503") if len(world.tried()) == 1 else DELIVERED] * len(batch)
+
+    world.add(script)
+    await world.emit("m1")
+    world.start()
+    await reached.wait()
+    world.log.away = Unavailable("broker gone")
+    async with world.log.news:
+        world.log.news.notify_all()
+    await asyncio.sleep(0)
+    world.log.away = None
+    let_go.set()
+    await world.until_idle()
+    await world.finish()
+    assert world.tried() == [("m1",), ("m1",)]
+
+
+async def test_after_six_hours_of_outage_everything_is_delivered_in_order(world: DeliveryWorld) -> None:
+    """Time runs fast: a real second is two hours."""
+    began, speed = time.monotonic(), 7_200.0
+
+    def now() -> float:
+        return 1.8e9 + (time.monotonic() - began) * speed
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / speed)
+
+    end = now() + 6 * 3_600
+    seen: dict[str, list[str]] = {}
+    most = 0
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        nonlocal most
+        if now() < end:
+            most = max(most, (await world.book()).outstanding)
+            return [Retry("http 503") for _ in batch]
+        for one in batch:
+            seen.setdefault(one["profileId"], []).append(one["messageId"])
+        return [DELIVERED] * len(batch)
+
+    world.limits = Limits(records=500, outstanding=2_000, outstanding_down=300)
+    world.clock = World(now=now, sleep=sleep)
+    world.add(script, max_batch=10)
+    for number in range(2_000):
+        await world.emit(f"m{number:04d}", f"p{number % 200}")
+    await world.run_until_idle()
+    assert await world.books() == {"web": Book(delivered=2_000)}
+    assert all(ids == sorted(ids) and len(ids) == 10 for ids in seen.values())
+    assert 0 < most <= 800
