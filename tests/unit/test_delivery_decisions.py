@@ -1,0 +1,289 @@
+"""The pure decisions of delivery: who gets an event, when it is tried again, which events go together."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from destinations.contract import Action, Definition, Payload, Settings, mapped
+from pipeline.delivery.decide import allowed, rules
+from pipeline.delivery.lanes import Item, Lanes
+from pipeline.delivery.limits import Destination, Limits
+from pipeline.delivery.mapping import mapping
+from pipeline.delivery.retry import Breaker, delay
+from pipeline.store.ledger import Claim, Listed
+from schemas.config import FilterConfig
+from schemas.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
+from schemas.events import Event
+
+LIMITS = Limits()
+
+
+# ── Who gets an event ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("said", "crm", "warehouse"),
+    [
+        ({}, True, True),
+        ({"All": True}, True, True),
+        ({"All": False}, False, True),
+        ({"all": False}, False, True),
+        ({"ALL": False, "hubspot": True}, True, True),
+        ({"All": False, "crm": True}, True, True),
+        ({"All": False, "crm": {"id": 7}}, True, True),
+        ({"All": False, "CRM": True}, False, True),
+        ({"crm": False}, False, False),
+        ({"hubspot": False}, False, False),
+        ({"crm": True, "hubspot": False}, True, True),
+        ({"crm": None}, True, True),
+        ({"All": "no"}, True, True),
+        ({"All": {}}, True, True),
+        ({"All": True, "Warehouses": {"all": False}}, True, False),
+        ({"All": False, "Warehouses": {"all": True}}, False, True),
+        ({"Warehouses": False}, True, False),
+        ({"Warehouses": {"warehouseIds": ["crm"]}}, True, True),
+        ({"Warehouses": {"warehouseIds": ["other"]}}, True, False),
+    ],
+)
+def test_the_integrations_object_names_who_gets_an_event(said: Mapping[str, Any], crm: bool, warehouse: bool) -> None:
+    """`crm` is the configured name of a `hubspot`."""
+    names = ("crm", "hubspot")
+    assert (allowed(said, names, warehouse=False), allowed(said, names, warehouse=True)) == (crm, warehouse)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "body", "reason"),
+    [
+        ("web", "track", {"event": "Bought"}, None),
+        ("app", "track", {"event": "Bought"}, "SOURCE_NOT_CONNECTED"),
+        ("web", "alias", {"integrations": {"All": False}}, "UNSUPPORTED_EVENT_TYPE"),
+        ("web", "page", {"integrations": {"All": False}}, "FILTERED_BY_INTEGRATIONS_OBJECT"),
+        ("web", "page", {}, "FILTERED_BY_RULES"),
+        ("web", "track", {"event": "Seen"}, "FILTERED_BY_RULES"),
+        ("web", "track", {"event": 7}, "FILTERED_BY_RULES"),
+        ("web", "identify", {}, None),
+        ("web", "identify", {"integrations": "all of them"}, None),
+    ],
+)
+def test_the_first_reason_counts(source: str, kind: str, body: dict[str, Any], reason: str | None) -> None:
+    decide = rules(
+        destination(
+            types=("track", "page", "identify"),
+            sources=frozenset({"web"}),
+            filter_=FilterConfig(types=("track", "identify"), events=("Bought",)),
+        )
+    )
+    assert decide(event(source, kind, orjson.dumps(body))) == reason
+
+
+def test_an_integrations_key_written_with_escapes_is_obeyed() -> None:
+    decide = rules(destination())
+    body = rb'{"integr\u0061tions": {"All": false}}'
+    assert decide(event("web", "track", body)) == "FILTERED_BY_INTEGRATIONS_OBJECT"
+
+
+def test_a_body_that_cannot_be_read_is_no_decision() -> None:
+    with pytest.raises(ValueError, match="the body cannot be read"):
+        rules(destination())(event("web", "track", b'{"integrations": '))
+
+
+# ── When it is tried again ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("attempts", "asked", "longest"),
+    [(1, None, 2), (2, None, 4), (3, None, 8), (10, None, 1_024), (11, None, 1_200), (5_000, None, 1_200)],
+)
+def test_waits_double_up_to_twenty_minutes_with_full_jitter(attempts: int, asked: None, longest: float) -> None:
+    assert [delay(attempts, asked, chance, LIMITS) for chance in (0.0, 0.5, 1.0)] == [0, longest / 2, longest]
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(0.0, 0), (7.0, 7), (9_000.0, 3_600), (-1.0, 0)])
+def test_what_a_service_asks_for_is_honoured_up_to_an_hour(asked: float, waited: float) -> None:
+    assert delay(1, asked, 0.5, LIMITS) == waited
+
+
+def test_the_breaker_opens_after_five_failures_of_five_profiles() -> None:
+    breaker = Breaker(LIMITS)
+    assert [breaker.failed({number}, 100.0, None) for number in range(5)] == [False] * 4 + [True]
+    assert breaker.probe_at == 101.0
+
+
+def test_one_profile_never_opens_the_breaker() -> None:
+    breaker = Breaker(LIMITS)
+    assert not any(breaker.failed({"ann"}, 100.0, None) for _ in range(50))
+
+
+def test_a_success_in_between_starts_the_count_again() -> None:
+    breaker = Breaker(LIMITS)
+    for number in range(4):
+        breaker.failed({number}, 100.0, None)
+    breaker.answered()
+    assert not any(breaker.failed({number}, 100.0, None) for number in range(4))
+
+
+def test_probes_get_rarer_up_to_a_minute_and_wait_as_long_as_asked() -> None:
+    breaker = Breaker(LIMITS)
+    for number in range(4):
+        breaker.failed({number}, 0.0, None)
+    waits = []
+    for _ in range(8):
+        breaker.failed({4}, 0.0, None)
+        waits.append(breaker.probe_at)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    breaker.failed({4}, 0.0, 90.0)
+    assert breaker.probe_at == 90
+    assert breaker.answered()
+    assert not breaker.open
+
+
+# ── Which events go together ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def lanes_of(*events: tuple[str, str]) -> Lanes:
+    lanes = Lanes()
+    lanes.install(Claim(partition=0, epoch=1, offset=0, marks={}, outstanding=[]))
+    for offset, (name, profile) in enumerate(events):
+        lanes.add(Item(lanes.partitions[0].lane(profile, offset), offset, "web", name))
+    return lanes
+
+
+def names(items: Sequence[Item]) -> list[str]:
+    return [item.message_id for item in items]
+
+
+def test_a_chunk_has_one_event_per_profile_unless_several_may_go() -> None:
+    events = (("a1", "ann"), ("a2", "ann"), ("b1", "bob"), ("b2", "bob"), ("c1", "cid"))
+    assert names(lanes_of(*events).take(late=False, most=9, several=False)) == ["a1", "b1", "c1"]
+    assert names(lanes_of(*events).take(late=False, most=9, several=True)) == ["a1", "a2", "b1", "b2", "c1"]
+    assert names(lanes_of(*events).take(late=False, most=3, several=True)) == ["a1", "a2", "b1"]
+
+
+def test_a_profile_in_flight_is_not_taken_again() -> None:
+    lanes = lanes_of(("a1", "ann"), ("a2", "ann"))
+    first = lanes.take(late=False, most=1, several=False)
+    assert names(lanes.take(late=False, most=1, several=False)) == []
+    lanes.give_back(first[0].lane, [])
+    assert names(lanes.take(late=False, most=1, several=False)) == ["a2"]
+
+
+def test_what_comes_back_goes_first_in_its_lane() -> None:
+    lanes = lanes_of(("a1", "ann"), ("a2", "ann"), ("a3", "ann"))
+    taken = lanes.take(late=False, most=2, several=True)
+    lanes.give_back(taken[0].lane, taken)
+    assert names(lanes.take(late=False, most=9, several=True)) == ["a1", "a2", "a3"]
+
+
+def test_an_event_whose_chunk_broke_goes_in_smaller_ones() -> None:
+    lanes = lanes_of(*((f"m{number}", f"p{number}") for number in range(5)))
+    for item in lanes.take(late=False, most=9, several=False):
+        item.most = 2
+        lanes.give_back(item.lane, [item])
+    assert names(lanes.take(late=False, most=9, several=False)) == ["m0", "m1"]
+
+
+def test_a_lane_is_forgotten_once_it_is_empty() -> None:
+    lanes = lanes_of(("a1", "ann"), ("x1", ""))
+    for item in lanes.take(late=False, most=9, several=False):
+        lanes.give_back(item.lane, [])
+    assert lanes.partitions[0].lanes == {}
+
+
+def test_outstanding_events_are_taken_over_with_their_waits() -> None:
+    lanes = Lanes()
+    first = Listed(1, "retry", "web", "ann", "a1", 1, "http 503", 0, 50_000_000)
+    outstanding = [
+        first,
+        first._replace(offset=2, state="held", message_id="a2", next_at=0),
+        first._replace(offset=3, profile="bob", message_id="b1", next_at=40_000_000),
+    ]
+    lanes.install(Claim(partition=0, epoch=1, offset=9, marks={}, outstanding=outstanding))
+    assert (lanes.outstanding, lanes.next_due) == (3, 40.0)
+    lanes.wake(45.0)
+    assert names(lanes.take(late=True, most=9, several=True)) == ["b1"]
+    lanes.wake(50.0)
+    assert names(lanes.take(late=True, most=9, several=True)) == ["a1", "a2"]
+
+
+def test_lanes_of_a_lost_partition_are_never_taken() -> None:
+    lanes = lanes_of(("a1", "ann"))
+    lanes.drop(0)
+    assert (lanes.has_fresh, lanes.take(late=False, most=9, several=False)) == (False, [])
+
+
+# ── Payloads and letters ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sms(Payload):
+    to: str = mapped("traits.phone", "Number.")
+    text: str = mapped("properties.text", "Text.", default="hello")
+
+
+def test_a_payload_is_made_from_paths_into_the_event() -> None:
+    made = mapping(Sms)({"messageId": "m1", "traits": {"phone": "+1"}, "properties": []})
+    assert made == Sms(message_id="m1", to="+1", text="hello")
+
+
+def test_a_payload_that_lacks_a_field_names_it_without_its_value() -> None:
+    with pytest.raises(ValueError, match=r"^PAYLOAD_VALIDATION_FAILED: to$"):
+        mapping(Sms)({"messageId": "m1", "traits": {"phone": ["secret"]}})
+
+
+@pytest.mark.parametrize("value", [b"\x00bytes", None])
+def test_a_dead_letter_comes_back_as_it_was(value: bytes | None) -> None:
+    letter = DeadLetter("delivery", "crm", "http 422", 3, 1_790_000_000_000_000, "resolved", 2, 7, value)
+    assert decode_dead_letter(encode_dead_letter(letter)) == letter
+
+
+@pytest.mark.parametrize("value", [b"", b"\x00\x00\x00\x00\x01abc", b"\x00\x00\x00\x00\x03\xff"])
+def test_what_is_no_dead_letter_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not a dead letter"):
+        decode_dead_letter(value)
+
+
+# ── Made for the tests ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class NoSettings(Settings):
+    """Nothing to set."""
+
+
+async def deliver(client: None, batch: Sequence[Any]) -> list[Any]:
+    raise AssertionError
+
+
+async def check(client: None) -> None:
+    raise AssertionError
+
+
+@asynccontextmanager
+async def connect(settings: Settings, env: object) -> Any:
+    yield None
+
+
+def destination(
+    *,
+    types: Sequence[str] = ("track",),
+    sources: frozenset[str] | None = None,
+    filter_: FilterConfig | None = None,
+) -> Destination:
+    action: Action[None, Any] = Action(name="send_events", payload=None, types=types, max_batch=1, deliver=deliver)
+    definition = Definition(
+        name="hubspot",
+        description="For tests.",
+        settings=NoSettings,
+        connect=connect,
+        check=check,
+        actions=(action,),
+    )
+    plain = FilterConfig(types=None, events=None)
+    return Destination(
+        name="crm", definition=definition, settings=NoSettings(), sources=sources, filter=filter_ or plain
+    )
+
+
+def event(source: str, kind: str, body: bytes) -> Event:
+    return Event(source, kind, "m1", "a1", None, 0, None, 0, "client", None, None, body)
