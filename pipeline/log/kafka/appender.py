@@ -86,7 +86,8 @@ class Appender:
         self._producer_lock = asyncio.Lock()
         self._retired: dict[AIOKafkaProducer, asyncio.Task[None]] = {}
         self._unavailable = False
-        self._closed = False
+        self._closed = False  # takes no more
+        self._given_up = False  # sends no more either
 
     async def __aenter__(self) -> "Appender":
         return self
@@ -98,6 +99,7 @@ class Appender:
         sending = [lane.task for lanes in self._lanes.values() for lane in lanes if lane.task is not None]
         if sending:
             await asyncio.wait(sending, timeout=PATIENCE)
+        self._given_up = True
         producers = [*self._retired, *([] if self._producer is None else [self._producer])]
         await asyncio.gather(*(_abandon(one) for one in producers))
         await asyncio.gather(*self._retired.values(), *sending)
@@ -198,7 +200,7 @@ class Appender:
         if self._producer is not None:
             return self._producer
         async with self._producer_lock:
-            if self._closed:
+            if self._given_up:
                 raise ProducerClosed
             if self._producer is None:
                 self._producer = await self._fresh_producer()
