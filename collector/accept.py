@@ -5,31 +5,37 @@ Pure: body, route, source, clock and id factory in, log records out.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from collector.body import BODY_LIMIT, too_large
 from collector.item import (
+    ID_LIMIT,
+    MESSAGE_ID_LIMIT,
     Context,
     Envelope,
     Item,
+    Plain,
     decode,
     decode_envelope,
     decode_item,
+    decode_plain,
     has_old_names,
     is_nested_too_deeply,
     merged,
     object_or_none,
     with_new_names,
+    without_depths,
 )
 from collector.reasons import Reason
 from collector.routes import Channel, Route
-from collector.rules import ID_LIMIT, MESSAGE_ID_LIMIT, refusal, usable_id
+from collector.rules import CONSENT_EVENT, refusal, usable_id
 from collector.timestamps import event_time, parse_time
 from pipeline.log.contract import Record
 from schemas.errors import Refused
-from schemas.events import TYPES, WriteEvent, event_writer
+from schemas.events import TYPES, Event, encode_event, event_head, event_sent, event_tail, join_event
 
 EVENT_LIMIT: Final = 32_768  # bytes of one event's JSON
 EVENTS_LIMIT: Final = 2_500  # events of one batch
@@ -93,10 +99,23 @@ class _Request(NamedTuple):
 def _accept_single(
     body: bytes, kind: str, source: str | None, sources: Mapping[str, str], request: _Request
 ) -> Accepted:
-    item, body = decode(decode_item, body)
-    taker = _Taker(source or source_of(sources, item.write_key), request)
+    if body[:1] == b"{" and b"\\" not in body and body.isascii():
+        try:
+            plain = decode_plain(body)
+        except (msgspec.MsgspecError, RecursionError):
+            pass  # what is wrong or merely unusual is for the general way to say
+        else:
+            source = source or source_of(sources, plain.write_key)
+            record = plain_record(plain, kind, body, parse_time(plain.sent_at), _Shared(source, request))
+            if record is not None:
+                return Accepted(source, (record,), {source: 1})
+    try:
+        item, body = decode(decode_item, body)
+    except RecursionError as error:
+        raise _nested_too_deeply() from error
+    taker = _Taker(_Shared(source or source_of(sources, item.write_key), request))
     taker.take(item, kind, body)
-    taken = _sum(taker.source, (taker,))
+    taken = _sum(taker.shared.source, (taker,))
     if Reason.MESSAGE_TOO_LARGE in taker.refused:
         message = f"Exceed payload limit: an event holds at most {EVENT_LIMIT} bytes"
         taken.answer = Refused(Reason.MESSAGE_TOO_LARGE, message)
@@ -104,16 +123,20 @@ def _accept_single(
 
 
 def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], request: _Request) -> Accepted:
-    envelope, _ = decode(decode_envelope, body)
+    envelope, too_deep = _decode_batch(body, request.new_id)
     if source is None and envelope.write_key is not None:
         source = source_of(sources, envelope.write_key)
-    bodies = [bytes(raw) for raw in envelope.batch]
+    additions, sent_at = _additions(envelope), parse_time(envelope.sent_at)
+    if source is not None and additions is None and not too_deep:
+        return _accept_plainly(envelope.batch, sent_at, _Shared(source, request))
+    bodies = [too_deep.pop(bytes(raw), bytes(raw)) for raw in envelope.batch]
+    if too_deep:  # elsewhere than in the list of events
+        raise _nested_too_deeply()
     items = [_item(body) for body in bodies]
     each_by_its_own_key = source is None
     source = source or _first_source(items, sources)
-    takers = {source: _Taker(source, request)}
+    takers = {source: _Taker(_Shared(source, request))}
     taker, reason = takers[source], None
-    sent_at, additions = parse_time(envelope.sent_at), _additions(envelope)
     for number, (item, body) in enumerate(zip(items, bodies, strict=True)):
         if each_by_its_own_key:
             taker, reason = _taker_for(item, sources, takers, source, request)
@@ -123,6 +146,45 @@ def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], r
     return _sum(source, takers.values())
 
 
+def _decode_batch(body: bytes, new_id: Callable[[], str]) -> tuple[Envelope, dict[bytes, bytes]]:
+    """The batch, and the events in it that were too deep to be looked into, by what stands for them."""
+    try:
+        return decode(decode_envelope, body)[0], {}
+    except RecursionError:
+        shallow, too_deep = without_depths(body, new_id)
+    try:
+        return decode(decode_envelope, shallow)[0], too_deep
+    except RecursionError as error:
+        raise _nested_too_deeply() from error
+
+
+def _nested_too_deeply() -> Refused:
+    return Refused("invalid_request", "body is nested too deeply")
+
+
+def _accept_plainly(batch: Sequence[msgspec.Raw], sent_at: int | None, shared: "_Shared") -> Accepted:
+    """A batch of one source that adds nothing to its events, as nearly all are."""
+    taker = _Taker(shared)
+    records = taker.records
+    for raw in batch[:EVENTS_LIMIT]:
+        body = bytes(raw)
+        try:
+            plain = decode_plain(body)
+        except msgspec.MsgspecError:
+            taker.take(item := _item(body), item.type, body, sent_at)
+            continue
+        own = plain.sent_at
+        record = plain_record(plain, plain.type, body, sent_at if own is None else parse_time(own), shared)
+        if record is None:
+            taker.take(item := _item(body), item.type, body, sent_at)
+        else:
+            taker.accepted += 1
+            records.append(record)
+    for raw in batch[EVENTS_LIMIT:]:
+        taker.take(item := _item(bytes(raw)), item.type, bytes(raw), sent_at, None, Reason.TOO_MANY_EVENTS)
+    return _sum(shared.source, (taker,))
+
+
 _NOT_AN_EVENT: Final = Item()
 
 
@@ -130,7 +192,7 @@ def _item(body: bytes) -> Item:
     """The envelope of one event of a batch; of what is no object, an empty one, which has no type."""
     try:
         return decode_item(body)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, RecursionError):
         return _NOT_AN_EVENT
 
 
@@ -148,7 +210,7 @@ def _taker_for(
     if source is None:
         return takers[default], Reason.UNKNOWN_SOURCE
     if source not in takers:
-        takers[source] = _Taker(source, request)
+        takers[source] = _Taker(_Shared(source, request))
     return takers[source], None
 
 
@@ -160,8 +222,8 @@ def _sum(source: str, takers: Collection["_Taker"]) -> Accepted:
     return Accepted(
         source=source,
         records=records,
-        accepted={taker.source: taker.accepted for taker in takers if taker.accepted},
-        refused={(taker.source, reason): count for taker in takers for reason, count in taker.refused.items()},
+        accepted={taker.shared.source: taker.accepted for taker in takers if taker.accepted},
+        refused={(taker.shared.source, reason): count for taker in takers for reason, count in taker.refused.items()},
     )
 
 
@@ -187,30 +249,79 @@ def _additions(envelope: Envelope) -> _Additions | None:
     return _Additions(context, integrations) if context or integrations else None
 
 
-class _Taker:
-    """Turns the events of one source into log records, one after the other."""
+class _Shared:
+    """What the records of one source in one request share, encoded once."""
 
-    __slots__ = ("accepted", "direct_write", "records", "refused", "request", "source", "stamp", "write")
+    __slots__ = ("new_id", "received_at", "request", "sent", "sent_at", "source", "stamp", "tail")
 
     def __init__(self, source: str, request: _Request) -> None:
         self.source, self.request = source, request
+        self.received_at, self.new_id = request.received_at, request.new_id
+        self.stamp = request.received_at // 1000
+        self.tail = event_tail(
+            request.received_at, request.channel, request.ip if request.channel == "client" else None
+        )
+        self.sent_at: int | None = None
+        self.sent = event_sent(None)
+
+    def sent_part(self, sent_at: int | None) -> bytes:
+        """Events of a batch mostly share it."""
+        if sent_at != self.sent_at:
+            self.sent_at, self.sent = sent_at, event_sent(sent_at)
+        return self.sent
+
+
+_new_record: Final = partial(tuple.__new__, Record)  # a third of the cost of calling the class
+
+
+def plain_record(plain: Plain, kind: str | None, body: bytes, sent_at: int | None, shared: _Shared) -> Record | None:
+    """The record of an event that is in order in the usual way. None for every other: the general way decides about it.
+
+    `plain` being decoded, its fields have the right types and lengths; what is left is what the types cannot say."""
+    if kind == "track":
+        if plain.event is None or plain.event == CONSENT_EVENT:
+            return None
+    elif kind not in _PLAIN_TYPES:
+        return None
+    anonymous_id, user_id, message_id = plain.anonymous_id, plain.user_id, plain.message_id
+    if (
+        (anonymous_id is None and user_id is None)
+        or (anonymous_id is not None and anonymous_id.isspace())
+        or (user_id is not None and user_id.isspace())
+        or (plain.context is not None and plain.context.direct is True)
+        or len(body) > EVENT_LIMIT
+        or is_nested_too_deeply(body)
+    ):
+        return None
+    message = (message_id or shared.new_id()).encode()
+    anonymous = None if anonymous_id is None else anonymous_id.encode()
+    user = None if user_id is None else user_id.encode()
+    value = join_event(
+        event_head(shared.source, kind),
+        message,
+        anonymous,
+        user,
+        event_time(parse_time(plain.timestamp), sent_at, shared.received_at),
+        shared.sent if sent_at == shared.sent_at else shared.sent_part(sent_at),
+        shared.tail,
+        body,
+    )
+    return _new_record((anonymous or user, value, shared.stamp, -1))
+
+
+_PLAIN_TYPES: Final = frozenset({"identify", "page", "screen"})
+
+
+class _Taker:
+    """Turns any events of one source into log records, one after the other."""
+
+    __slots__ = ("accepted", "records", "refused", "shared")
+
+    def __init__(self, shared: _Shared) -> None:
+        self.shared = shared
         self.records: list[Record] = []
         self.accepted = 0
         self.refused: dict[Reason, int] = {}
-        self.stamp = request.received_at // 1000
-        self.write = self._writer(request.ip if request.channel == "client" else None)
-        self.direct_write: WriteEvent | None = None
-
-    def _writer(self, ip: str | None) -> WriteEvent:
-        return event_writer(self.source, self.request.received_at, self.request.channel, ip)
-
-    def _writer_for(self, item: Item) -> WriteEvent:
-        """A server may say that it is the end user's device, whose address is then worth keeping."""
-        if type(item.context) is not Context or item.context.direct is not True:
-            return self.write
-        if self.direct_write is None:
-            self.direct_write = self._writer(self.request.ip)
-        return self.direct_write
 
     def take(
         self,
@@ -229,20 +340,39 @@ class _Taker:
         if reason is None:
             reason = _size_refusal(body) or refusal(kind, item, body, anonymous_id, user_id)
         sent_at = batch_sent_at if item.sent_at is None else parse_time(item.sent_at)
-        timestamp = event_time(parse_time(item.timestamp), sent_at, self.request.received_at)
+        timestamp = event_time(parse_time(item.timestamp), sent_at, self.shared.received_at)
         message_id = item.message_id
         if reason is None:
             self.accepted += 1
-            write = self._writer_for(item)
-            message_id = message_id or self.request.new_id()
+            message_id = message_id or self.shared.new_id()
         else:
             self.refused[reason] = self.refused.get(reason, 0) + 1
-            write, body = self.write, original
+            body = original
             kind = kind if kind in TYPES else ""
             anonymous_id, user_id = _short(anonymous_id, ID_LIMIT), _short(user_id, ID_LIMIT)
-            message_id = _short(usable_id(message_id), MESSAGE_ID_LIMIT) or self.request.new_id()
-        value = write(kind, message_id, anonymous_id, user_id, timestamp, sent_at, reason, body)
-        self.records.append(Record((anonymous_id or user_id or message_id).encode(), value, self.stamp))
+            message_id = _short(usable_id(message_id), MESSAGE_ID_LIMIT) or self.shared.new_id()
+        request = self.shared.request
+        ip = request.ip if request.channel == "client" or _speaks_for_a_device(item) else None
+        event = Event(
+            self.shared.source,
+            kind,
+            message_id,
+            anonymous_id,
+            user_id,
+            timestamp,
+            sent_at,
+            request.received_at,
+            request.channel,
+            ip,
+            reason,
+            body,
+        )
+        self.records.append(Record(event.key, encode_event(event), self.shared.stamp))
+
+
+def _speaks_for_a_device(item: Item) -> bool:
+    """A server may say that it is the end user's device, whose address is then worth keeping."""
+    return type(item.context) is Context and item.context.direct is True
 
 
 def _rewritten(

@@ -6,13 +6,15 @@ libraries, and to replace lone surrogates and NUL (U+FFFD takes their place), wh
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from schemas.errors import Refused
 
 DEPTH_LIMIT: Final = 128  # levels; encoders downstream end at 254
+ID_LIMIT: Final = 512  # characters; at four bytes each they still fit an index page of PostgreSQL
+MESSAGE_ID_LIMIT: Final = 100  # characters
 
 Fields = dict[str, msgspec.Raw]
 _Decoded = TypeVar("_Decoded")
@@ -58,6 +60,32 @@ class Item(msgspec.Struct, gc=False, rename="camel"):
     options: Object | _Other = None
 
 
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LIMIT)]
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Plain(msgspec.Struct, gc=False, rename="camel"):
+    """The envelope of an event with nothing unusual in it, its types and lengths checked while it is decoded.
+
+    Whatever does not decode as this may still be in order: it has to be looked at as an `Item`."""
+
+    type: str | None = None
+    message_id: Annotated[str, msgspec.Meta(max_length=MESSAGE_ID_LIMIT)] | None = None
+    anonymous_id: _Id | None = None
+    user_id: _Id | None = None
+    timestamp: Any = None
+    sent_at: Any = None
+    write_key: Any = None
+    event: _Name | None = None
+    name: _Name | None = None
+    category: _Name | None = None
+    properties: Object | None = None
+    traits: Object | None = None
+    context: Context | None = None
+    integrations: Object | None = None
+    options: None = None
+
+
 class Envelope(msgspec.Struct, gc=False, rename="camel"):
     """A batch: its events stay slices of the body."""
 
@@ -69,6 +97,7 @@ class Envelope(msgspec.Struct, gc=False, rename="camel"):
 
 
 decode_item: Final = msgspec.json.Decoder(Item).decode
+decode_plain: Final = msgspec.json.Decoder(Plain).decode
 decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -78,7 +107,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def decode(decoder: Callable[[bytes], _Decoded], body: bytes) -> tuple[_Decoded, bytes]:
-    """The body decoded, and its bytes as they are to be kept. Refused when it is not the JSON that the decoder wants."""
+    """The body decoded, and its bytes as they are to be kept. Refused when it is not the JSON that the decoder wants;
+    RecursionError when it is nested too deeply to tell."""
     if body.startswith(b"\xef\xbb\xbf"):
         body = body[3:]
     if b"\\" in body and b"\\u0000" in body:
@@ -90,8 +120,6 @@ def decode(decoder: Callable[[bytes], _Decoded], body: bytes) -> tuple[_Decoded,
         raise _invalid(f"body is not what this path takes: {error}") from error
     except UnicodeDecodeError as error:
         raise _invalid(f"body is not valid JSON: not UTF-8 at byte {error.start}") from error
-    except RecursionError as error:
-        raise _invalid("body is nested too deeply") from error
     except msgspec.DecodeError as error:
         mended = _without_hazards(body)
         if mended == body:
@@ -122,7 +150,11 @@ _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOT
 
 def is_nested_too_deeply(body: bytes) -> bool:
     """Counting brackets settles it for honest events."""
-    if len(body) < 2 * DEPTH_LIMIT or body.count(b"{") + body.count(b"[") <= DEPTH_LIMIT:
+    size = len(body)
+    if size < 2 * DEPTH_LIMIT:
+        return False
+    # Replacing takes a third of the time of counting.
+    if 2 * size - len(body.replace(b"{", b"")) - len(body.replace(b"[", b"")) <= DEPTH_LIMIT:
         return False
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(body):
@@ -134,6 +166,33 @@ def is_nested_too_deeply(body: bytes) -> bool:
         elif first in b"]}":
             depth -= 1
     return False
+
+
+def without_depths(body: bytes, new_id: Callable[[], str]) -> tuple[bytes, dict[bytes, bytes]]:
+    """A batch that cannot be decoded for its depth, each event that is nested too deeply replaced by a string that stands
+    for it; and these events by their strings. So it is refused alone, and its neighbours go on."""
+    replaced: dict[bytes, bytes] = {}
+    pieces: list[bytes] = []
+    depth = deepest = begin = kept = 0
+    for token in _STRING_OR_BRACKET.finditer(body):
+        first = body[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth == _EVENT_DEPTH:
+                begin = token.start()
+                deepest = 0
+            deepest = max(deepest, depth)
+        elif first in b"]}":
+            if depth == _EVENT_DEPTH and deepest - depth >= DEPTH_LIMIT:
+                stand_in = b'"%b"' % new_id().encode()
+                replaced[stand_in] = body[begin : token.end()]
+                pieces += (body[kept:begin], stand_in)
+                kept = token.end()
+            depth -= 1
+    return b"".join((*pieces, body[kept:])), replaced
+
+
+_EVENT_DEPTH: Final = 3  # the batch, its list, an event
 
 
 def has_old_names(item: Item, kind: Any) -> bool:

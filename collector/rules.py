@@ -5,11 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from collector.item import Context, Item, Object
+from collector.item import ID_LIMIT, MESSAGE_ID_LIMIT, Context, Item, Object
 from collector.reasons import Reason
 
-ID_LIMIT: Final = 512  # characters; at four bytes each they still fit an index page of PostgreSQL
-MESSAGE_ID_LIMIT: Final = 100  # characters
 CONSENT_EVENT: Final = "Segment Consent Preference Updated"
 
 

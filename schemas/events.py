@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from importlib.resources import files
 from math import isfinite
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import fastavro
 import orjson
@@ -111,8 +111,12 @@ def _long(n: int) -> bytes:
     return _varint(n)
 
 
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="replace")
+
+
 def _text(text: str) -> bytes:
-    raw = text.encode(errors="replace")
+    raw = _utf8(text)
     return _long(len(raw)) + raw
 
 
@@ -120,74 +124,79 @@ def _optional_text(text: str | None) -> bytes:
     return b"\x00" if text is None else b"\x02" + _text(text)
 
 
-class WriteEvent(Protocol):
-    """Writes the record value of one event of a request."""
-
-    def __call__(
-        self,
-        kind: str,
-        message_id: str,
-        anonymous_id: str | None,
-        user_id: str | None,
-        timestamp: int,
-        sent_at: int | None,
-        refused: str | None,
-        body: bytes,
-    ) -> bytes: ...
+def _length(n: int) -> bytes:
+    return _ENDS[n << 1] if n < 1 << 13 else _varint(n << 1)
 
 
-def event_writer(source: str, received_at: int, channel: str, ip: str | None) -> WriteEvent:
-    """A writer of record values for what one request brought: what its events share is encoded once.
+_ABSENT: Final = b"\x00"
+_PRESENT: Final = tuple(b"\x02" + _length(n) for n in range(1 << 12))  # and then a text of that many bytes
+
+
+@lru_cache(maxsize=4096)
+def event_head(source: str, kind: str) -> bytes:
+    """The first part of a record value, up to and with the type."""
+    return EVENT_HEADER + _text(source) + _text(kind)
+
+
+def event_tail(received_at: int, channel: str, ip: str | None, refused: str | None = None) -> bytes:
+    """The part of a record value from `received_at` up to and with `refused`."""
+    return _long(received_at) + _caller(channel, ip) + _optional_text(refused)
+
+
+@lru_cache(maxsize=4096)
+def _caller(channel: str, ip: str | None) -> bytes:
+    return _text(channel) + _optional_text(ip)
+
+
+def event_sent(sent_at: int | None) -> bytes:
+    """The part of a record value that is `sent_at`."""
+    return _ABSENT if sent_at is None else b"\x02" + _long(sent_at)
+
+
+def join_event(
+    head: bytes,
+    message_id: bytes,
+    anonymous_id: bytes | None,
+    user_id: bytes | None,
+    timestamp: int,
+    sent: bytes,
+    tail: bytes,
+    body: bytes,
+) -> bytes:
+    """The record value of an event: what many events share comes encoded, ids as UTF-8.
 
     Byte for byte what fastavro writes, at a quarter of the cost."""
-    head = EVENT_HEADER + _text(source)
-    tail = _long(received_at) + _text(channel) + _optional_text(ip)
-    accepted = tail + b"\x00"
-    sent: dict[int | None, bytes] = {None: b"\x00"}
-
-    def write(
-        kind: str,
-        message_id: str,
-        anonymous_id: str | None,
-        user_id: str | None,
-        timestamp: int,
-        sent_at: int | None,
-        refused: str | None,
-        body: bytes,
-    ) -> bytes:
-        if (sent_part := sent.get(sent_at)) is None:
-            sent_part = sent[sent_at] = b"\x02" + _long(sent_at or 0)
-        return b"".join(
-            (
-                head,
-                _TYPE_TEXTS.get(kind) or _text(kind),
-                _text(message_id),
-                b"\x00" if anonymous_id is None else b"\x02" + _text(anonymous_id),
-                b"\x00" if user_id is None else b"\x02" + _text(user_id),
-                _long(timestamp),
-                sent_part,
-                accepted if refused is None else tail + b"\x02" + _text(refused),
-                _long(len(body)),
-                body,
-            )
+    return b"".join(
+        (
+            head,
+            _length(len(message_id)),
+            message_id,
+            _ABSENT if anonymous_id is None else _present(anonymous_id),
+            _ABSENT if user_id is None else _present(user_id),
+            _long(timestamp),
+            sent,
+            tail,
+            _length(len(body)),
+            body,
         )
+    )
 
-    return write
 
-
-_TYPE_TEXTS: Final[Mapping[str, bytes]] = {kind: _text(kind) for kind in TYPES}
+def _present(text: bytes) -> bytes:
+    size = len(text)
+    return (_PRESENT[size] if size < 1 << 12 else b"\x02" + _length(size)) + text
 
 
 def encode_event(event: Event) -> bytes:
     """The record value of an event."""
-    return event_writer(event.source, event.received_at, event.channel, event.ip)(
-        event.type,
-        event.message_id,
-        event.anonymous_id,
-        event.user_id,
+    return join_event(
+        event_head(event.source, event.type),
+        _utf8(event.message_id),
+        None if event.anonymous_id is None else _utf8(event.anonymous_id),
+        None if event.user_id is None else _utf8(event.user_id),
         event.timestamp,
-        event.sent_at,
-        event.refused,
+        event_sent(event.sent_at),
+        event_tail(event.received_at, event.channel, event.ip, event.refused),
         event.body,
     )
 

@@ -21,8 +21,11 @@ from schemas.events import (
     decode_resolved,
     encode_event,
     encode_resolved,
-    event_writer,
+    event_head,
+    event_sent,
+    event_tail,
     iso,
+    join_event,
     materialize,
 )
 
@@ -123,20 +126,19 @@ def test_a_resolved_event_is_written_byte_for_byte_as_fastavro_writes_it(
 
 
 @given(st.lists(events, max_size=5), texts, longs, st.none() | texts)
-def test_one_writer_serves_all_events_of_a_request(
+def test_what_the_events_of_a_request_share_is_encoded_once(
     batch: list[Event], source: str, received_at: int, ip: str | None
 ) -> None:
-    write = event_writer(source, received_at, "server", ip)
     for one in batch:
         event = one._replace(source=source, received_at=received_at, channel="server", ip=ip)
-        value = write(
-            event.type,
-            event.message_id,
-            event.anonymous_id,
-            event.user_id,
+        value = join_event(
+            event_head(source, event.type),
+            event.message_id.encode(),
+            None if event.anonymous_id is None else event.anonymous_id.encode(),
+            None if event.user_id is None else event.user_id.encode(),
             event.timestamp,
-            event.sent_at,
-            event.refused,
+            event_sent(event.sent_at),
+            event_tail(received_at, "server", ip, event.refused),
             event.body,
         )
         assert value == encode_event(event)
