@@ -13,20 +13,21 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from destinations.contract import Delivered, Outcome, Rejected
+from destinations.contract import Outcome, Rejected
 from pipeline.delivery import poll
+from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
 from pipeline.delivery.decide import Unreadable, decode, rules
-from pipeline.delivery.lanes import Item, Lane, Lanes, State
+from pipeline.delivery.lanes import Item, Lane, Lanes
+from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import Part, Step, micros
-from pipeline.delivery.retry import Breaker, ceiling, delay
+from pipeline.delivery.retry import Breaker, ceiling
+from pipeline.delivery.settle import settle
 from pipeline.log import Batch, Log, Record, Subscription
-from pipeline.log.contract import MAX_RECORD_BYTES
 from pipeline.running import steadily
 from pipeline.store import ledger
 from pipeline.store.database import Database
-from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
 from schemas.topics import DEAD_LETTERS, RESOLVED
 
@@ -36,7 +37,6 @@ log = structlog.get_logger()
 _SLICE: Final = 500  # records decoded before others get a turn
 _SETTLE: Final = 1.0  # seconds that outcomes of listed events may wait for the poll's transaction
 _ROOM: Final = 0.8  # of the outstanding events allowed: reading goes on below it
-_SHRINK: Final = 8  # a chunk that broke is cut in so many
 _QUIET: Final = 60.0  # seconds between log lines about a destination that raises
 
 
@@ -88,7 +88,7 @@ class Courier:
         self._concurrency = max(action.concurrency for action in actions)
 
         self._wake = asyncio.Event()
-        self._alarm: tuple[float, asyncio.Task[None]] | None = None
+        self._alarm = Alarm(world, self._wake.set)
         self._lanes = Lanes()
         self._breaker = Breaker(limits)
         self._pause: Pause | None = None
@@ -133,7 +133,7 @@ class Courier:
                     if await self._write():
                         continue
                     await self._read_on(subscription, batches)
-                    self._set_alarm()
+                    self._alarm.set(min(self._times(), default=None))
                     await self._wake.wait()
             finally:
                 await self._cancel(stopper)
@@ -162,25 +162,11 @@ class Courier:
 
     async def _cancel(self, stopper: "asyncio.Future[Any]") -> None:
         tasks = [stopper, *(flight.task for flight in self._flights)]
-        tasks += [one for one in (self._reading, self._check, self._alarm and self._alarm[1]) if one is not None]
+        tasks += [one for one in (self._reading, self._check) if one is not None]
+        self._alarm.set(None)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _set_alarm(self) -> None:
-        at = min(self._times(), default=None)
-        if self._alarm is not None:
-            if at is not None and self._alarm[0] <= at and not self._alarm[1].done():
-                return
-            self._alarm[1].cancel()
-            self._alarm = None
-        if at is not None:
-            task = asyncio.ensure_future(self._ring(at))
-            self._alarm = (at, task)
-
-    async def _ring(self, at: float) -> None:
-        await self._world.sleep(max(0.0, at - self._world.now()))
-        self._wake.set()
 
     def _times(self) -> list[float]:
         """When there is something to do that nobody will wake us for."""
@@ -396,7 +382,10 @@ class Courier:
         for item, outcome in zip(made.items, made.outcomes, strict=True):
             left = rest.setdefault(item.lane, [])
             if outcome is not None:
-                self._settle(item, outcome, made, now)
+                settle(item, outcome, made, now, self._world.chance(), self._limits)
+                if item.listed:
+                    self._changed_at = self._changed_at if self._changed else now
+                    self._changed[item] = None
             if item.state.settled:
                 continue
             if outcome is not None and not left:
@@ -407,37 +396,6 @@ class Courier:
                 if lane in waits:
                     self._lanes.wait(lane, items[0].next_at, asked=waits[lane])
                 self._lanes.give_back(lane, items)
-
-    def _settle(self, item: Item, outcome: Outcome, made: Attempt, now: float) -> None:
-        item.attempts += 1
-        item.first_at = item.first_at or now
-        if isinstance(outcome, Delivered):
-            item.state, item.reason, item.ended_at = State.DELIVERED, "", now
-        elif isinstance(outcome, Rejected):
-            item.state, item.reason, item.ended_at = State.DEAD, outcome.reason, now
-        else:
-            item.reason = outcome.reason
-            if self._hopeless(item, made, now):
-                item.state, item.ended_at = State.DEAD, now
-            else:
-                item.state = State.RETRY
-                item.next_at = now + delay(item.attempts, outcome.after, self._world.chance(), self._limits)
-        if item.state is State.DELIVERED or (item.listed and item.state is State.RETRY):
-            item.value = None
-        item.resolved = item.resolved if item.state is State.RETRY and not item.listed else None
-        if item.listed:
-            if not self._changed:
-                self._changed_at = now
-            self._changed[item] = None
-
-    def _hopeless(self, item: Item, made: Attempt, now: float) -> bool:
-        """Too old, or broken alone too often. An event whose chunk broke goes in smaller ones, so that it can be told
-        from its neighbours."""
-        if made.broken and len(made.items) > 1:
-            item.most = max(1, len(made.items) // _SHRINK)
-        elif made.faulty:
-            item.faults += 1
-        return item.faults >= self._limits.faults or now - item.first_at >= self._limits.age
 
     def _judge_service(self, made: Attempt) -> None:
         now = self._world.now()
@@ -502,7 +460,7 @@ class Courier:
             return False
         now = self._world.now()
         made = poll.steps(self._parts, self._changed, now, count=count)
-        letters = [self._letter(item, now) for step in made for item in step.dead]
+        letters = [letter(self._destination.name, item, now) for step in made for item in step.dead]
         if letters:
             await steadily(lambda: self._events.append(DEAD_LETTERS, letters), self._stop, "writing dead letters")
         lost = await self._steadily(
@@ -555,24 +513,6 @@ class Courier:
         finished = [part for part in self._parts if part.done == len(part.entries)]
         self._to_commit += [part.batch for part in finished]
         self._parts = [part for part in self._parts if part.done < len(part.entries)]
-
-    def _letter(self, item: Item, now: float) -> Record:
-        key = item.lane.profile.encode(errors="surrogatepass")
-        letter = DeadLetter(
-            stage="delivery",
-            destination=self._destination.name,
-            reason=item.reason[:1_000],
-            attempts=item.attempts,
-            at=micros(now),
-            topic=RESOLVED,
-            partition=item.lane.partition.number,
-            offset=item.offset,
-            value=item.value,
-        )
-        value = encode_dead_letter(letter)
-        if len(key) + len(value) > MAX_RECORD_BYTES:
-            value = encode_dead_letter(letter._replace(value=None))
-        return Record(key, value, round(now * 1e3))
 
     async def _note_state(self) -> None:
         """Tells people how it goes, when that changed."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
-from pipeline.delivery.engine import Limits
+from pipeline.delivery.engine import Limits, World
 from pipeline.store import schema
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected
@@ -215,7 +215,7 @@ async def crash_at(world: DeliveryWorld, step: Crash) -> None:
 
 
 async def live(plan: Sequence[Any], folder: Path, *, atomic: bool, max_batch: int, url: str = "") -> None:
-    world = DeliveryWorld(folder, partitions=PARTITIONS, limits=LIMITS, url=url)
+    world = DeliveryWorld(folder, partitions=PARTITIONS, limits=LIMITS, url=url, clock=World())
     model = Model(world)
     world.add(
         model.deliver,

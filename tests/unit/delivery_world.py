@@ -240,7 +240,7 @@ class DeliveryWorld:
     partitions: int = 1
     url: str = ""
     limits: Limits = QUICK
-    clock: World = field(default_factory=World)
+    clock: World = field(default_factory=lambda: World(chance=lambda: 1.0))
     did: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,39 @@
+"""What an outcome makes of an event: delivered, dead, or to be tried again, and when."""
+
+from typing import Final
+
+from destinations.contract import Delivered, Outcome, Rejected
+from pipeline.delivery.attempt import Attempt
+from pipeline.delivery.lanes import Item, State
+from pipeline.delivery.limits import Limits
+from pipeline.delivery.retry import delay
+
+_SHRINK: Final = 8  # a chunk that broke is cut in so many
+
+
+def settle(item: Item, outcome: Outcome, made: Attempt, now: float, chance: float, limits: Limits) -> None:
+    """Brings an event up to date with what came of an attempt at it. Bytes are kept only where they are needed yet."""
+    item.attempts += 1
+    item.first_at = item.first_at or now
+    if isinstance(outcome, Delivered):
+        item.state, item.reason, item.ended_at = State.DELIVERED, "", now
+    elif isinstance(outcome, Rejected) or _is_hopeless(item, made, now, limits):
+        item.state, item.reason, item.ended_at = State.DEAD, outcome.reason, now
+    else:
+        item.state, item.reason = State.RETRY, outcome.reason
+        item.next_at = now + delay(item.attempts, outcome.after, chance, limits)
+    if item.state is State.RETRY and not item.listed:
+        return  # it may go again from memory
+    item.resolved = None
+    if item.state is not State.DEAD:
+        item.value = None
+
+
+def _is_hopeless(item: Item, made: Attempt, now: float, limits: Limits) -> bool:
+    """Too old, or broken alone too often. An event whose chunk broke goes in smaller ones from then on, so that it can be
+    told from its neighbours."""
+    if made.broken and len(made.items) > 1:
+        item.most = max(1, len(made.items) // _SHRINK)
+    elif made.faulty:
+        item.faults += 1
+    return item.faults >= limits.faults or now - item.first_at >= limits.age
