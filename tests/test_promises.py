@@ -80,11 +80,14 @@ class Place:
         """The books of a destination once `count` events are delivered, filtered or dead there."""
 
         async def row() -> dict[str, int] | None:
-            books = (await balance(self.log, self.database, [name]))["destinations"][name].get("web")
-            done = books and books["delivered"] + books["filtered"] + books["dead"]
+            books: dict[str, int] = (await balance(self.log, self.database, [name]))["destinations"][name].get(
+                "web", {}
+            )
+            done = bool(books) and books["delivered"] + books["filtered"] + books["dead"]
             return books if done == count else None
 
-        return await eventually(row)
+        found: dict[str, int] = await eventually(row)
+        return found
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]]) -> Any:
@@ -129,7 +132,7 @@ async def test_a_200_means_durable(tmp_path):
         collector.send_signal(signal.SIGKILL)
         collector.wait()
     async with open_log(f"embedded://{tmp_path}/log") as log:
-        kept = []
+        kept: list[str] = []
         for partition in range(log.partitions(EVENTS)):
             while (batch := await log.read(EVENTS, partition, len(kept))) is not None:
                 kept += [decode_event(record.value).message_id for record in batch.records]
@@ -195,7 +198,7 @@ async def test_the_books_balance(place):
             for number in range(35, 39)
         ),
     )
-    seen = []
+    seen: list[dict[str, Any]] = []
     async with place.running(crm={"type": "hostile"}):
         while not seen or seen[-1]["destinations"]["crm"].get("web", {}).get("pending") != 4:
             seen.append(await balance(place.log, place.database, ["crm"]))
