@@ -21,12 +21,21 @@ from tests.services.process import ServiceAbsent
 
 @pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[KafkaBroker]:
-    """A running broker. A test that kills it starts it again."""
+    """The session's broker, running. A test that kills it starts it again."""
+    yield from running_broker()
+
+
+@pytest.fixture
+def own_kafka_broker() -> Iterator[KafkaBroker]:
+    """A broker for one test: for what uses the topics by their real names."""
+    yield from running_broker()
+
+
+def running_broker() -> Iterator[KafkaBroker]:
     try:
-        libs = kafka_libs()
+        broker = KafkaBroker(kafka_libs())
     except ServiceAbsent as reason:
         absent(reason)
-    broker = KafkaBroker(libs)
     try:
         broker.start()
         yield broker

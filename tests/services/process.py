@@ -59,10 +59,17 @@ class Service:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def spawn(self, command: Sequence[str], *, user: str | int | None = None, cwd: Path | None = None) -> None:
+    def spawn(
+        self,
+        command: Sequence[str],
+        *,
+        user: str | int | None = None,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         assert not self.running, f"{self.name} runs already"
         with self.output.open("ab") as output:
-            self._process = spawn(command, output=output, user=user, cwd=cwd)
+            self._process = spawn(command, output=output, user=user, cwd=cwd, environment=environment)
 
     def wait(self, seconds: float) -> int:
         """Waits for a command that ends by itself; its exit code."""
