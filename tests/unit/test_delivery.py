@@ -9,6 +9,7 @@ import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
 from pipeline.delivery.engine import Limits, World
+from pipeline.store import schema
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import Origin
@@ -578,13 +579,17 @@ async def test_an_attempt_of_an_earlier_ownership_ends_before_the_next_begins(wo
         flying -= 1
         return [Retry("http 503") if len(world.tried()) == 1 else DELIVERED] * len(batch)
 
+    async def claimed_again() -> bool:
+        return [row.epoch for row in await world.rows(schema.destination_positions)] == [2]
+
     world.add(script)
     await world.emit("m1")
     world.start()
     await reached.wait()
     await world.log.lose("destination.crm", 0)
-    for _ in range(20):  # turns of the loop in which a second attempt would begin
-        await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await world.until(claimed_again)
     let_go.set()
     await world.until_idle()
     await world.finish()
