@@ -366,6 +366,28 @@ async def test_committing_a_partition_that_was_lost_says_so_and_commits_those_st
                 assert (await log.committed(EVENTS, "g")).keys() == kept
 
 
+async def test_a_batch_from_before_its_partition_was_lost_and_regained_cannot_be_committed(open_log: Open) -> None:
+    """Another member has committed more in between: what it did must not be undone."""
+    async with open_log(partitions=2) as log:
+        await log.append(EVENTS, [record for n in range(20) for record in numbered(5, f"key-{n}")])
+        async with consuming(log) as one:
+            await until(lambda: len(contents(one.batches)) == 100)
+            old = list(one.batches)
+            async with consuming(log) as other:
+                other.commits = True
+                await until(lambda: len(one.assigned) == len(other.assigned) == 1)
+                moved = other.assigned
+                ours = sum(len(batch.records) for batch in old if batch.partition in moved)
+                await until(lambda: len(contents(other.batches)) == ours)
+                ends = {partition: (await log.bounds(EVENTS))[partition][1] for partition in moved}
+            await until(lambda: one.assigned == {0, 1})
+            with pytest.raises(PartitionLost) as raised:
+                await one.subscription.commit([batch for batch in old if batch.partition in moved])
+
+        assert raised.value.partitions == moved
+        assert await log.committed(EVENTS, "g") == ends
+
+
 # ── Where a member begins ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -137,9 +137,11 @@ class LogMachine(RuleBasedStateMachine):
         batches, member.uncommitted = member.uncommitted, []
         lost = self.runner.run(self._commit(member, batches))
         assert lost >= {batch.partition for batch in batches} - held  # the others were lost and regained meanwhile
+        before = dict(self.model.committed)
         for batch in batches:
             if batch.partition not in lost:
                 self.model.committed[batch.partition] = batch.next_offset
+        assert all(self.model.committed[partition] >= offset for partition, offset in before.items())
 
     async def _commit(self, member: Joined, batches: Sequence[Batch]) -> frozenset[int]:
         try:

@@ -165,6 +165,20 @@ def test_bytes_that_a_killed_writer_did_not_publish_are_overwritten(folder: Path
         assert values(opened) == [b"one", b"two"]
 
 
+def test_a_frame_left_over_behind_the_last_one_is_not_taken_for_the_next(folder: Path) -> None:
+    """Two frames that were never acknowledged; the first is overwritten by one of the same length, the second is whole."""
+    with journal(folder) as opened:
+        tail = opened.tail()
+        first, after_first = encode_frame([[record(b"lost 1")]], tail, 1)
+        second, _ = encode_frame([[record(b"lost 2")]], after_first, 1)
+        damage(folder, tail.at & POSITION_MASK, b"".join((*first, *second)))
+        commit(opened, b"kept 1")
+        assert opened.end == after_first.at
+    with journal(copied(folder, "restarted")) as opened:
+        commit(opened, b"kept 2")
+        assert values(opened) == [b"kept 1", b"kept 2"]
+
+
 def test_a_frame_that_was_whole_when_the_machine_died_is_taken(folder: Path) -> None:
     with journal(folder) as opened:
         commit(opened, b"one")
