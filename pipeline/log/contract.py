@@ -81,9 +81,7 @@ class Log(Protocol):
         """Joins `group`; leaving the context leaves the group, so that another member takes over at once."""
         ...
 
-    async def read(
-        self, topic: str, partition: int, offset: int, *, max_records: int = 1_000
-    ) -> Batch | None:
+    async def read(self, topic: str, partition: int, offset: int, *, max_records: int = 1_000) -> Batch | None:
         """Reads outside any group: the records at `offset` and after, or None when there is nothing (yet). An offset
         that retention has removed reads from the earliest that is left."""
         ...
@@ -113,9 +111,7 @@ class Retention:
     bytes: int = 64 << 30
 
 
-def open_log(
-    url: str, *, partitions: int = 8, retention: Retention | None = None
-) -> AbstractAsyncContextManager[Log]:
+def open_log(url: str, *, partitions: int = 8, retention: Retention | None = None) -> AbstractAsyncContextManager[Log]:
     """The log behind a URL: `embedded:///path/to/folder` or `kafka://host:port[,host:port]`.
 
     Creates what is missing (folder, topics). `partitions` counts for topics that do not exist yet."""
@@ -124,9 +120,7 @@ def open_log(
     if scheme == "embedded":
         from pipeline.log.embedded import open_embedded
 
-        return open_embedded(
-            Path(url.removeprefix("embedded://")), partitions=partitions, retention=retention
-        )
+        return open_embedded(Path(url.removeprefix("embedded://")), partitions=partitions, retention=retention)
     if scheme == "kafka":
         from pipeline.log.kafka import open_kafka
 
