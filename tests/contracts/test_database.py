@@ -129,6 +129,6 @@ def test_a_full_disk_is_unavailable_and_loses_nothing(tmp_path):
 
 def test_a_folder_that_is_not_there_is_unavailable_with_the_remedy(tmp_path):
     database = Database(f"sqlite:///{tmp_path}/none/x.sqlite")
-    with pytest.raises(Unavailable, match="cannot be used .*; check the disk and its permissions"):
+    with pytest.raises(Unavailable, match=r"cannot be used .*; check the disk and its permissions"):
         database.run_sync(lambda c: c.execute(text("SELECT 1")))
     database.close()
