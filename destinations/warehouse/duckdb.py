@@ -117,7 +117,7 @@ def _open(path: Path, memory_mb: int, now: float) -> _File:
 
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_mb}MiB",
-        "threads": 2,
+        "threads": 1,  # a batch is too small to share out; a second thread costs more than it gives
         "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,  # nothing is fetched behind the operator's back
     }
@@ -350,6 +350,9 @@ class _Load:
             "profile_id": array_of("text", table.fixed["profile_id"]),
             "received_at": times["received_at"],
         }
+        present = self.file.tables[schema, name]
+        nulls = {column for columns in set(supplied) for column in columns if column in present} - {*sources, OVERFLOW}
+        sources |= {column: array_of(present[column], [None] * len(entities)) for column in sorted(nulls)}
         sources |= {column: array_of(_kind(one.type), one.values) for column, one in table.columns.items()}
         staged = {
             "id": array_of("text", [one.entity for one in changes]),

@@ -67,6 +67,11 @@ def json_text(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+def sorted_json(value: Any) -> str:
+    """JSON whose keys stand in the same order wherever they came from."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def text_of(value: Any) -> str:
     """A JSON value in a text column: strings as they are, everything else as its JSON text."""
     kind = type(value)

@@ -1,12 +1,13 @@
 """Puts the rows of a table together, pure: one column per name, its type settled, what has no room in the overflow."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
 from typing import Any
 
-from destinations.warehouse.inference import Column, Type, json_text, settle, text_of
+from destinations.warehouse.inference import Column, Type, settle, sorted_json, text_of
 from destinations.warehouse.rows import OVERFLOW, TIME_COLUMNS, Rows
 
 Stray = dict[int, dict[str, Any]]
@@ -69,8 +70,8 @@ def assemble(rows: Rows, known: Mapping[str, Type], exact: Callable[[str], bool]
     overflow: Stray = {index: dict(values) for index, values in stray.items()}
     _gather(overflow, order, column_of(rows, OVERFLOW))
     values = {name: column_of(rows, name) for name in names}
-    fresh = _by_appearance(rows, [name for name in names if name not in known])
-    for name in fresh[room:]:
+    appeared = _by_appearance(rows, [name for name in names if name not in known])
+    for _, _, name in appeared[room:]:
         _gather(overflow, order, values.pop(name), name)
     columns: dict[str, Column] = {}
     for name, given in values.items():
@@ -78,16 +79,16 @@ def assemble(rows: Rows, known: Mapping[str, Type], exact: Callable[[str], bool]
         if given.count(None) < len(given):
             columns[name] = column
     if overflow:
-        texts = [json_text(overflow[index]) if index in overflow else None for index in order]
+        texts = [sorted_json(overflow[index]) if index in overflow else None for index in order]
         columns[OVERFLOW] = Column("text", texts)
-    added: list[tuple[str, Type]] = [(name, _typed(columns[name])) for name in fresh[:room]]
+    appeared = appeared[:room]
     if overflow and OVERFLOW not in known:
-        added.append((OVERFLOW, "text"))
+        appeared.append((min(overflow), sys.maxsize, OVERFLOW))  # after the columns of its event
     return Table(
         order=order,
         fixed={name: text_column(rows, name) for name in rows.fixed},
         columns=columns,
-        added=added,
+        added=[(name, _typed(columns[name])) for _, _, name in sorted(appeared)],
         widened=[(name, column.steps) for name, column in columns.items() if column.steps],
         odd={name: path for one in rows.chunks for name, path in one.odd.items()},
     )
@@ -98,8 +99,9 @@ def _typed(column: Column) -> Type:
     return column.type
 
 
-def _by_appearance(rows: Rows, names: Iterable[str]) -> list[str]:
-    """Those of `names` that have a value, in the order in which a reader of the stream meets them."""
+def _by_appearance(rows: Rows, names: Iterable[str]) -> list[tuple[int, int, str]]:
+    """Those of `names` that have a value, in the order in which a reader of the stream meets them: the index of the
+    event, the place in it, the name."""
     met: list[tuple[int, int, str]] = []
     for name in names:
         firsts = [
@@ -109,7 +111,7 @@ def _by_appearance(rows: Rows, names: Iterable[str]) -> list[str]:
         ]
         if firsts:
             met.append((*min(firsts), name))
-    return [name for _, _, name in sorted(met)]
+    return sorted(met)
 
 
 def _first(values: Sequence[Any]) -> int | None:
