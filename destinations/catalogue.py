@@ -1,0 +1,73 @@
+"""The catalogue of destinations in `README.md`, rendered from their definitions so that it cannot drift.
+
+`python -m destinations.catalogue` rewrites it; a test fails while it is stale.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic.fields import FieldInfo
+
+from destinations.contract import Action, Definition
+from destinations.registry import definitions
+
+README: Final = Path(__file__).with_name("README.md")
+BEGIN: Final = "<!-- catalogue: made by `python -m destinations.catalogue` -->\n"
+END: Final = "<!-- end of catalogue -->\n"
+
+
+def render(known: Mapping[str, Definition[Any, Any]]) -> str:
+    """The catalogue as Markdown: for each destination its settings and actions."""
+    return "\n".join("\n".join(_section(one)) for one in known.values()) + "\n"
+
+
+def replaced(text: str, catalogue: str) -> str:
+    """`text` with everything between the marks replaced. ValueError without both marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("the catalogue's marks are missing")
+    return f"{before}{begin}\n{catalogue}\n{end}{after}"
+
+
+def _section(one: Definition[Any, Any]) -> Iterator[str]:
+    yield from (f"### `{one.name}`", "", one.description, "")
+    yield from ("| setting | default | |", "|---|---|---|")
+    schema = one.settings.model_json_schema()["properties"]
+    for name, info in one.settings.model_fields.items():
+        yield f"| `{name}` | {_default(info)} | {info.description} {_bounds(schema[name])}".rstrip() + " |"
+    yield from ("", "| action | takes | most in a batch | at once | |", "|---|---|---|---|---|")
+    for action in one.actions:
+        yield f"| `{action.name}` | {', '.join(action.types)} | {action.max_batch:,} | {action.concurrency} | {_unit(action)} |"
+    yield ""
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    default = info.get_default(call_default_factory=True, validated_data={})
+    return "–" if default in (None, (), {}) else f"`{default}`"
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    if low is None and high is None:
+        return ""
+    above = "above " if "exclusiveMinimum" in schema else "from "
+    parts = ([f"{above}{low:,}"] if low is not None else []) + ([f"to {high:,}"] if high is not None else [])
+    return f"({' '.join(parts)})"
+
+
+def _unit(action: Action[Any, Any]) -> str:
+    whole = "whole events" if action.payload is None else "mapped payloads"
+    return f"{whole}; several of one profile together" if action.atomic else f"{whole}; one per profile"
+
+
+def main() -> None:
+    """Rewrites the catalogue in place."""
+    README.write_text(replaced(README.read_text(), render(definitions())))
+
+
+if __name__ == "__main__":
+    main()
