@@ -3,21 +3,20 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/millrace
-COPY requirements.lock pyproject.toml ./
-# Of the lock, what the product runs on and no development tool; every file by its hash.
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > runtime.in \
- && echo setuptools > build.in \
- && /opt/millrace/bin/pip install --no-cache-dir --require-hashes -c requirements.lock -r runtime.in \
- && pip install --no-cache-dir --require-hashes -c requirements.lock -r build.in
-COPY LICENSE README.md ./
+ENV PATH=/opt/millrace/bin:$PATH
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY LICENSE README.md pyproject.toml ./
+COPY tools/unneeded.py tools/unneeded.py
 COPY schemas schemas
 COPY collector collector
 COPY pipeline pipeline
 COPY destinations destinations
 COPY millrace millrace
-RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /opt/millrace/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
- && /opt/millrace/bin/pip uninstall --yes pip
+# The lock also holds the tools of development; they, and pip with them, stay behind.
+RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
+ && python tools/unneeded.py > unneeded.txt \
+ && pip uninstall --yes --quiet -r unneeded.txt
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin millrace \
