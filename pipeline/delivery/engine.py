@@ -13,7 +13,7 @@ from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import micros
 from pipeline.delivery.retry import ceiling
 from pipeline.log import Log
-from pipeline.store import ledger
+from pipeline.store import folding, ledger
 from pipeline.store.database import Database
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
 
@@ -21,6 +21,7 @@ __all__ = ["Destination", "Limits", "World", "run_delivery"]
 
 log = structlog.get_logger()
 
+_MINUTE = 60_000_000  # microseconds
 _STEADY = 60.0  # seconds of work after which an earlier failure is forgotten
 
 
@@ -46,11 +47,16 @@ async def run_delivery(
 
 
 async def _tidy(database: Database, stop: asyncio.Event, limits: Limits, world: World) -> None:
-    """Removes from the ledger what need not be remembered. Only the path of old events depends on it, so it may fail."""
+    """Removes from the ledger what need not be remembered, and joins old commits minute by minute. Only the path of old
+    events depends on it, so it may fail."""
+    folded = 0
     while not stop.is_set():
-        before = micros(world.now() - limits.remember)
+        now = world.now()
+        before = micros(now - limits.fresh) // _MINUTE * _MINUTE
         try:
-            await database.run(partial(ledger.purge, before=before))
+            await database.run(partial(ledger.purge, before=micros(now - limits.remember)))
+            await database.run(partial(folding.fold, since=folded, before=before, span=_MINUTE))
+            folded = before
         except Unavailable as error:
             log.warning("ledger not tidied", error=str(error))
         await _wait(limits.tidy, stop, world)

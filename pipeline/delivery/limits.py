@@ -47,6 +47,7 @@ class Limits:
     longest_pause: float = 300.0  # between probes of rejected credentials
     records: int = 2_000  # read at once, at least
     remember: float = 30 * 86_400.0  # how long the path of a delivered or filtered event can be told
+    fresh: float = 3_600.0  # how long each commit keeps a row of its own; later they are joined by the minute
     tidy: float = 600.0  # between removals of what need not be remembered
 
 

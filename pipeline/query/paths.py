@@ -19,7 +19,7 @@ from schemas.events import Event, Origin, decode_event, decode_resolved, iso
 from schemas.topics import EVENTS, RESOLVED, partition_of
 
 SEARCHED: Final = 50_000  # records read at the most in search of one event
-SETTLED: Final = frozenset({"delivered", "filtered", "dead"})
+SETTLED: Final = frozenset({"delivered", "filtered", "dead", "settled"})
 
 
 @dataclass(slots=True)

@@ -41,7 +41,8 @@ class Exceptional(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Where an event stands at a destination: pending, held, retry, delivered, filtered or dead. `at` is when that was
+    """Where an event stands at a destination: pending, held, retry, delivered, filtered, dead, or settled
+    when the details are no longer kept. `at` is when that was
     settled, for `retry` when it is due; None when it is pending or too long ago."""
 
     outcome: str
@@ -117,7 +118,7 @@ def outcome(offset: int, position: int | None, exception: Exceptional | None, ba
     if position is None or offset >= position:
         return Outcome("pending")
     if batch is None:
-        return Outcome("delivered", attempts=1)
+        return Outcome("settled", "delivered or filtered, longer ago than details are kept")
     for reason, runs in batch.filtered.items():
         if any(first <= offset < first + count for first, count in runs):
             return Outcome("filtered", reason, batch.at)
