@@ -54,7 +54,7 @@ def test_every_event_keeps_its_reason(commits):
     """Each inner list is a commit: the reason that each of its events was filtered for."""
     run, offset = [], 0
     for reasons in commits:
-        spans: dict[str, list[list[int]]] = {}
+        spans: dict[str, Any] = {}
         for number, reason in enumerate(reasons):
             if reason is not None:
                 spans.setdefault(reason, []).append([offset + number, 1])
