@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import count
+from random import Random
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -219,6 +220,7 @@ async def test_a_batch_that_the_broker_rejects_for_good_does_not_spoil_the_next(
     """The rejected batch leaves a hole in the producer's sequence: without a fresh producer nothing would pass again."""
     await create_topic(kafka_bootstrap, prefix + EVENTS, partitions=1)  # takes 1 MiB, not our 2 MiB
     async with opened(kafka_bootstrap, prefix) as log:
+        await log.append("events", records("before"))
         incompressible = Record(b"k", random_bytes(1 << 20)[:-1], 1)
         with pytest.raises(Unavailable):
             await log.append("events", [incompressible])
@@ -227,7 +229,7 @@ async def test_a_batch_that_the_broker_rejects_for_good_does_not_spoil_the_next(
         batch = await log.read("events", 0, 0)
 
     assert batch is not None
-    assert [record.value for record in batch.records] == [b"next"]
+    assert [record.value for record in batch.records] == [b"before", b"next"]
 
 
 async def test_closing_while_the_broker_is_gone_ends_within_bounds(
@@ -264,9 +266,7 @@ async def until_accepted(log: Log, some: Sequence[Record]) -> None:
 
 
 def random_bytes(size: int) -> bytes:
-    import random
-
-    return random.Random(7).randbytes(size)
+    return Random(7).randbytes(size)
 
 
 # ── Subscribing ─────────────────────────────────────────────────────────────────────────────────────────────────────
