@@ -570,6 +570,7 @@ definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
     name="duckdb",
     description="A warehouse in one local DuckDB file: a table per call type and one per event name.",
     settings=DuckDBSettings,
+    warehouse=True,
     connect=connect,
     check=check,
     actions=(
