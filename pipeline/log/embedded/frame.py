@@ -1,12 +1,12 @@
 """The bytes of the journal: segment headers and frames. Pure; little-endian.
 
-A frame holds one group of records: a header, a table with one entry per partition, and per entry the timestamps, the
-ends of keys and values, and then keys and values in one piece. Each frame names its own position and the checksum of
+A frame holds one group of records, those of one partition side by side: a header, a table with one entry per partition, the timestamps,
+the ends of keys and values, and then keys and values in one piece. Each frame names its own place and the checksum of
 the frame before it, so that bytes left over from a torn write are never taken for a frame.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, pairwise
@@ -93,7 +93,7 @@ def decode_segment_header(raw: bytes, partitions: int) -> SegmentHeader | None:
 
 _FRAME: Final = Struct("<4sIIIQqII")  # magic crc length previous place written blocks records
 _FRAME_MAGIC: Final = b"FRM\x01"
-_BLOCK: Final = Struct("<IIQqII")  # partition records base high start size
+_BLOCK: Final = Struct("<IIQqII")  # partition records base high first -
 _UNCHECKED: Final = 8  # magic and crc itself are not under the checksum
 FRAME_HEADER_SIZE: Final = _FRAME.size
 _PAD: Final = tuple(bytes(n) for n in range(8))
@@ -119,38 +119,33 @@ class Block(NamedTuple):
     records: int
     base: int
     high: int
-    start: int  # from the frame's first byte, a multiple of 8
-    size: int
+    first: int  # how many records of the frame come before this block
+    reserved: int
 
 
 def encode_frame(groups: Sequence[Sequence[Record]], tail: Tail, written: int) -> tuple[Sequence[bytes], Tail]:
-    """The buffers of the frame that appends `groups` (records per partition) at `tail`, and the tail after it."""
+    """The buffers of the frame that appends `groups` (records per partition, one at least) at `tail`, and the tail after it."""
     next_offsets, highs = list(tail.next_offsets), list(tail.highs)
+    keys, values, timestamps, _ = zip(*chain.from_iterable(groups), strict=True)
+    pieces = list(chain.from_iterable(zip(keys, values, strict=True)))
+    ends = array("I", accumulate(map(len, pieces), initial=0))
     table: list[bytes] = []
-    parts: list[bytes] = []
-    filled = [(partition, group) for partition, group in enumerate(groups) if group]
-    start = FRAME_HEADER_SIZE + _BLOCK.size * len(filled)
-    total = 0
-    for partition, group in filled:
-        keys, values, timestamps, _ = zip(*group, strict=True)
-        pieces = list(chain.from_iterable(zip(keys, values, strict=True)))
-        ends = array("I", accumulate(map(len, pieces)))
-        count = len(keys)
-        size = 16 * count + ends[-1]
-        highs[partition] = high = max(highs[partition], *timestamps)
-        table.append(_BLOCK.pack(partition, count, next_offsets[partition], high, start, size))
-        parts.append(array("q", timestamps).tobytes())
-        parts.append(ends.tobytes())
-        parts += pieces
-        parts.append(_PAD[-size % 8])
-        next_offsets[partition] += count
-        start += size + -size % 8
-        total += count
-    body = b"".join((*table, *parts))
-    fields = (start, tail.chain, tail.at, written, len(filled), total)
+    first = 0
+    for partition, group in enumerate(groups):
+        if group:
+            count = len(group)
+            highs[partition] = high = max(highs[partition], *timestamps[first : first + count])
+            table.append(_BLOCK.pack(partition, count, next_offsets[partition], high, first, 0))
+            next_offsets[partition] += count
+            first += count
+    length = FRAME_HEADER_SIZE + _BLOCK.size * len(table) + 8 * first + 4 * len(ends) + ends[-1]
+    padding = _PAD[-length % 8]
+    length += len(padding)
+    body = b"".join((*table, array("q", timestamps).tobytes(), ends.tobytes(), *pieces, padding))
+    fields = (length, tail.chain, tail.at, written, len(table), first)
     crc = crc32(body, crc32(_FRAME.pack(_FRAME_MAGIC, 0, *fields)[_UNCHECKED:]))
     header = _FRAME.pack(_FRAME_MAGIC, crc, *fields)
-    return (header, body), Tail(tail.at + start, crc, written, next_offsets, highs)
+    return (header, body), Tail(tail.at + length, crc, written, next_offsets, highs)
 
 
 def frame_at(buffer: bytes, start: int, at: int) -> Frame | None:
@@ -189,24 +184,28 @@ def tail_after(tail: Tail, frame: Frame, blocks: Sequence[Block]) -> Tail:
 _record = partial(tuple.__new__, Record)  # a quarter of the cost of calling the class
 
 
-def records_of(block: Block, buffer: bytes, start: int, skip: int) -> list[Record]:
-    """The records of a block, without the first `skip`. `start` is the frame's first byte in the buffer."""
-    count = block.records
-    begin = start + block.start
-    bodies = begin + 16 * count
+def records_of(
+    frame: Frame, buffer: bytes, start: int, wanted: Mapping[int, int]
+) -> Iterator[tuple[int, list[Record]]]:
+    """Partitions with their records, of those in `wanted` (partition → first offset that is wanted) that have any."""
+    stamps_at = start + table_size(frame)
+    ends_at = stamps_at + 8 * frame.records
+    data_at = ends_at + 8 * frame.records + 4
     view = memoryview(buffer)
-    timestamps = view[begin : begin + 8 * count].cast("q")[skip:]
-    ends = view[begin + 8 * count : bodies].cast("I").tolist()
-    if skip:
-        del ends[: 2 * skip - 1]
-    else:
-        ends.insert(0, 0)
-    data = buffer[bodies : start + block.start + block.size]
-    pieces = [data[a:b] for a, b in pairwise(ends)]
-    offsets = range(block.base + skip, block.base + count)
-    return list(map(_record, zip(pieces[::2], pieces[1::2], timestamps, offsets, strict=True)))
+    stamps = view[stamps_at:ends_at].cast("q")
+    ends = view[ends_at:data_at].cast("I")
+    data = buffer[data_at : data_at + ends[-1]]
+    for partition, count, base, _, first, _ in blocks_of(frame, buffer, start):
+        skip = wanted.get(partition, base + count) - base
+        if skip >= count:
+            continue
+        begin, end = first + max(0, skip), first + count
+        pieces = [data[a:b] for a, b in pairwise(ends[2 * begin : 2 * end + 1].tolist())]
+        offsets = range(base + begin - first, base + count)
+        yield partition, list(map(_record, zip(pieces[::2], pieces[1::2], stamps[begin:end], offsets, strict=True)))
 
 
-def timestamps_of(block: Block, buffer: bytes, start: int) -> Sequence[int]:
-    begin = start + block.start
+def timestamps_of(frame: Frame, block: Block, buffer: bytes, start: int) -> Sequence[int]:
+    """The timestamps of one block."""
+    begin = start + table_size(frame) + 8 * block.first
     return memoryview(buffer)[begin : begin + 8 * block.records].cast("q").tolist()

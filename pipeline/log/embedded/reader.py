@@ -7,7 +7,7 @@ finding an offset costs a walk of a fraction of a segment.
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final, NamedTuple, TypeVar
@@ -56,6 +56,9 @@ class Found(NamedTuple):
 
     def blocks(self) -> Iterator[Block]:
         return blocks_of(*self)
+
+    def records(self, wanted: Mapping[int, int]) -> Iterator[tuple[int, list[Record]]]:
+        return records_of(*self, wanted)
 
 
 class Cursor:
@@ -196,7 +199,7 @@ class Finder:
                 if block.partition == partition and block.high >= timestamp:
                     whole = cursor.next()
                     assert whole is not None
-                    stamps = timestamps_of(block, whole.buffer, whole.start)
+                    stamps = timestamps_of(whole.frame, block, whole.buffer, whole.start)
                     first = next((i for i, stamp in enumerate(stamps) if stamp >= timestamp), None)
                     if first is not None:
                         return block.base + first
@@ -251,9 +254,8 @@ def read_forward(
             if found is None:
                 break
             walked += found.frame.length
-            for block in found.blocks():
-                if block.partition == partition and block.base + block.records > offset:
-                    records += records_of(block, found.buffer, found.start, max(0, offset - block.base))
+            for _, news in found.records({partition: offset}):
+                records += news
     finally:
         cursor.close()
     return records[:max_records]

@@ -12,7 +12,6 @@ from typing import Final
 import structlog
 
 from pipeline.log.contract import Batch, Record, Start
-from pipeline.log.embedded.frame import records_of
 from pipeline.log.embedded.groups import Member
 from pipeline.log.embedded.journal import Gone, Journal
 from pipeline.log.embedded.poller import Poller
@@ -138,14 +137,13 @@ class EmbeddedSubscription:
 
     def _take(self, found: Found) -> int:
         taken = 0
-        for block in found.blocks():
-            decoded = self._decoded.get(block.partition)
-            if decoded is None or block.base + block.records <= decoded:
-                continue
-            records = records_of(block, found.buffer, found.start, max(0, decoded - block.base))
-            self._carry.setdefault(block.partition, []).extend(records)
-            self._decoded[block.partition] = block.base + block.records
+        for partition, records in found.records(self._decoded):
+            self._decoded[partition] = records[-1].offset + 1
             taken += len(records)
+            if partition in self._carry:
+                self._carry[partition] += records
+            else:
+                self._carry[partition] = records
         return taken
 
     def _hand_over(self) -> Sequence[Batch]:
