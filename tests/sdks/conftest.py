@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.sdks.calls", "tests.sdks.running", "tests.sdks.drive")  # before their import
-
 from tests.conftest import absent
 from tests.sdks import installed
+from tests.sdks.browser import Browser
 from tests.sdks.running import Running, Source
 from tests.services.process import ServiceAbsent
 
@@ -52,3 +51,11 @@ def python_packages() -> Callable[[str], Path]:
             absent(reason)
 
     return find
+
+
+@pytest.fixture
+def browser(chromium: str, node_modules: Path) -> Iterator[Browser]:
+    """Each test's own: cookies, storage and cached preflights are fresh."""
+    browser = Browser(chromium, node_modules)
+    yield browser
+    browser.close()
