@@ -39,6 +39,7 @@ class Process:
         self._command, self._environment = list(command), environment
         self._process: subprocess.Popen[bytes] | None = None
         self._printed = 0  # bytes, by those before
+        self.frozen = False
 
     @property
     def at_work(self) -> bool:
@@ -63,6 +64,16 @@ class Process:
         if self._process is not None:
             end_group(self._process)
             self._process = None
+
+    async def freeze(self, seconds: float) -> None:
+        """Stops it where it stands, as a machine does that swaps; it goes on as if nothing had been."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            self.frozen = True
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            process.send_signal(signal.SIGCONT)
+            self.frozen = False
 
     def stop(self) -> int:
         """Asks it to stop and waits; its exit code. -9 when it had to be killed."""

@@ -11,18 +11,16 @@ from tests.crash.deployment import Deployment
 BETWEEN: Final = (1.0, 2.0)  # seconds between kills
 DOWN: Final = (0.0, 0.5)  # seconds a role stays down
 
-Service = Callable[[], Awaitable[None]]
-"""Kills a service behind Millrace and returns when it answers again."""
+Blow = Callable[[], Awaitable[None]]
+"""Something worse than the death of a role; returns when it is over."""
 
 
 class Storm:
-    """Kills roles, and each service at most once in so many seconds."""
+    """Kills roles, and strikes each blow at most once in so many seconds."""
 
-    def __init__(
-        self, deployment: Deployment, services: Mapping[str, tuple[Service, float]], *, random: Random
-    ) -> None:
-        self._deployment, self._services, self._random = deployment, services, random
-        self._free_at = {name: time.monotonic() + rest / 2 for name, (_, rest) in services.items()}
+    def __init__(self, deployment: Deployment, blows: Mapping[str, tuple[Blow, float]], *, random: Random) -> None:
+        self._deployment, self._blows, self._random = deployment, blows, random
+        self._free_at = {name: time.monotonic() + rest / 2 for name, (_, rest) in blows.items()}
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self.kills: list[str] = []
 
@@ -33,7 +31,7 @@ class Storm:
             await asyncio.sleep(self._random.uniform(*BETWEEN))
             victim = self._victim(now)
             self.kills.append(f"{time.monotonic() - began:.1f} {victim}")
-            if victim in self._services:
+            if victim in self._blows:
                 self._strike(victim)
             else:
                 await self._kill(victim)
@@ -44,7 +42,7 @@ class Storm:
     def _victim(self, now: float) -> str:
         """Mostly somebody who is at work: it takes seconds to get there on a busy machine, and there is more to break."""
         due = [name for name, at in self._free_at.items() if at <= now and name not in self._recovering]
-        roles = self._deployment.roles
+        roles = {name: role for name, role in self._deployment.roles.items() if not role.frozen}
         working = [name for name, role in roles.items() if role.at_work]
         return self._random.choice([*roles, *working * 3, *due * 3])
 
@@ -55,7 +53,7 @@ class Storm:
         await asyncio.to_thread(role.start)
 
     def _strike(self, name: str) -> None:
-        strike, rest = self._services[name]
+        strike, rest = self._blows[name]
         self._free_at[name] = time.monotonic() + rest
         self._recovering[name] = asyncio.ensure_future(strike())
 

@@ -17,7 +17,7 @@ from tests.conftest import absent
 from tests.crash.deployment import WRITE_KEY, Deployment
 from tests.crash.load import Load
 from tests.crash.shop import population
-from tests.crash.storm import Service, Storm
+from tests.crash.storm import Blow, Storm
 from tests.crash.verdict import (
     Sent,
     Verdict,
@@ -43,6 +43,7 @@ PEOPLE: Final = 1_500
 QUIET: Final = 120.0  # seconds after which what was accepted must have arrived everywhere
 BROKER_RESTS: Final = 15.0  # seconds between two kills of the broker, which is back after four
 BACKEND_RESTS: Final = 4.0
+FREEZE_RESTS: Final = 20.0
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(SECONDS + QUIET + 240)]
 
@@ -62,7 +63,8 @@ def own_broker() -> Iterator[KafkaBroker]:
 
 
 async def test_nothing_is_lost_or_doubled_on_one_machine(tmp_path: Path) -> None:
-    await survive(Deployment(tmp_path, seed=SEED), {})
+    deployment = Deployment(tmp_path, seed=SEED)
+    await survive(deployment, {"freeze": (freezing(deployment, 2.0), FREEZE_RESTS)})
 
 
 @pytest.mark.kafka
@@ -78,17 +80,31 @@ async def test_nothing_is_lost_or_doubled_on_kafka_and_postgresql(
         await asyncio.to_thread(postgres_server.kill_backend, postgres_url)
         await asyncio.to_thread(postgres_server.wait_until_ready)
 
+    deployment = Deployment(tmp_path, seed=SEED, log=f"kafka://{own_broker.bootstrap}", database=postgres_url)
     await survive(
-        Deployment(tmp_path, seed=SEED, log=f"kafka://{own_broker.bootstrap}", database=postgres_url),
-        {"broker": (broker, BROKER_RESTS), "backend": (backend, BACKEND_RESTS)},
+        deployment,
+        {
+            "broker": (broker, BROKER_RESTS),
+            "backend": (backend, BACKEND_RESTS),
+            "freeze": (freezing(deployment, 9.0), FREEZE_RESTS),  # for longer than the group waits for a member
+        },
     )
 
 
-async def survive(deployment: Deployment, services: Mapping[str, tuple[Service, float]]) -> None:
+def freezing(deployment: Deployment, seconds: float) -> Blow:
+    """A role that is believed dead, and comes back with its work half done."""
+
+    async def freeze() -> None:
+        await deployment.roles["process-1"].freeze(seconds)
+
+    return freeze
+
+
+async def survive(deployment: Deployment, blows: Mapping[str, tuple[Blow, float]]) -> None:
     """Load under a storm, then quiet, then the reckoning."""
     random = Random(SEED)
     load = Load(deployment.url, WRITE_KEY, population(PEOPLE, random), rate=RATE, random=random)
-    storm = Storm(deployment, services, random=Random(SEED))
+    storm = Storm(deployment, blows, random=Random(SEED))
     imbalances: list[str] = []
     clock = Clock()
     try:
