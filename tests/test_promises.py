@@ -25,7 +25,7 @@ from destinations.registry import definition
 from pipeline.delivery.engine import run_delivery
 from pipeline.delivery.limits import Destination, Limits
 from pipeline.log import Log, Record, open_log
-from pipeline.query.balance import balance
+from pipeline.query.balance import balance as audited
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
@@ -34,6 +34,10 @@ from schemas.events import Event, decode_event, encode_event
 from schemas.topics import EVENTS
 
 ROOT = Path(__file__).parents[1]
+
+
+async def balance(log: Log, database: Database, names: Sequence[str]) -> dict[str, Any]:
+    return (await audited(log, database, names)).json_object()
 
 
 def event(number: int, person: str = "p1", **body: Any) -> Event:

@@ -16,6 +16,7 @@ from pipeline.log import Log
 from pipeline.query import metrics, paths, profiles
 from pipeline.query.balance import balance
 from pipeline.store.database import Database
+from schemas.api import Error, ErrorDetail, Shape
 from schemas.errors import MillraceError, Refused, Unavailable
 from schemas.topics import EVENTS
 
@@ -48,12 +49,13 @@ def create_api(
 
     async def show_event(request: Request) -> Response:
         found = await paths.find(log, database, destinations, request.path_params["message_id"])
-        return Json({"events": found})
+        return Json(found)
 
     async def tail(_: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
             async for line in paths.Tail(log, database, destinations).lines():
-                yield orjson.dumps(line) + b"\n"
+                shown = {"passed_over": line} if isinstance(line, int) else line.json_object()
+                yield orjson.dumps(shown) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -91,7 +93,7 @@ class Json(JSONResponse):
     """JSON by orjson."""
 
     def render(self, content: object) -> bytes:
-        return orjson.dumps(content)
+        return orjson.dumps(content.json_object() if isinstance(content, Shape) else content)
 
 
 async def _unknown(request: Request) -> Response:
@@ -107,7 +109,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return Json({"error": {"code": code, "message": message}}, status, headers)
+    return Json(Error(error=ErrorDetail(code=code, message=message)), status, headers)
 
 
 def _guard(token: str) -> Callable[[Handler], Handler]:

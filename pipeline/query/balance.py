@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import orjson
 
@@ -18,6 +18,7 @@ from pipeline.profile import message_key
 from pipeline.store import books, paths
 from pipeline.store.books import Books, Intake, Settled
 from pipeline.store.database import Database
+from schemas.api import Balance, DestinationBalance, SourceBalance
 from schemas.events import Event, Origin, decode_event, decode_resolved
 from schemas.topics import EVENTS, RESOLVED, partition_of
 
@@ -27,9 +28,8 @@ T = TypeVar("T")
 Marks = dict[tuple[int, int], int]  # (partition of resolved, origin partition) -> highest origin offset
 
 
-async def balance(log: Log, database: Database, destinations: Collection[str]) -> dict[str, Any]:
-    """The balance as JSON: `sources`, `destinations` (by name, then source), and `off`, the sum of all that does not add up:
-    0 when the books are right, None while a backlog is too long to be counted."""
+async def balance(log: Log, database: Database, destinations: Collection[str]) -> Balance:
+    """The books as they are now. `off` is None while a backlog is too long to be counted."""
     snapshot = await database.read(books.read)
     names = sorted({*destinations, *(name for name, _ in snapshot.positions)})
     waiting = await _waiting(log, snapshot)
@@ -41,39 +41,39 @@ async def balance(log: Log, database: Database, destinations: Collection[str]) -
         }
         for name in names
     }
-    offs = [row["off"] for rows in table.values() for row in rows.values()]
-    return {
-        "sources": {
+    offs = [row.off for rows in table.values() for row in rows.values()]
+    return Balance(
+        sources={
             source: _source(snapshot.intake.get(source, Intake(0, 0, 0, 0)), waiting, source)
             for source in sorted({*snapshot.intake, *(waiting or ())})
         },
-        "destinations": table,
-        "off": None if None in offs else sum(abs(off) for off in offs if off is not None),
-    }
+        destinations=table,
+        off=None if None in offs else sum(abs(off) for off in offs if off is not None),
+    )
 
 
-def _row(snapshot: Books, name: str, source: str, unread: int | None) -> dict[str, int | None]:
+def _row(snapshot: Books, name: str, source: str, unread: int | None) -> DestinationBalance:
     accepted, settled = snapshot.intake[source].accepted, snapshot.settled.get((name, source), Settled())
     pending = None if unread is None else unread + snapshot.outstanding.get((name, source), 0)
     done = settled.delivered + settled.filtered + settled.dead
-    return {
-        "accepted": accepted,
-        "delivered": settled.delivered,
-        "filtered": settled.filtered,
-        "dead": settled.dead,
-        "pending": pending,
-        "off": None if pending is None else accepted - done - pending,
-    }
+    return DestinationBalance(
+        accepted=accepted,
+        delivered=settled.delivered,
+        filtered=settled.filtered,
+        dead=settled.dead,
+        pending=pending,
+        off=None if pending is None else accepted - done - pending,
+    )
 
 
-def _source(intake: Intake, waiting: Counter[str] | None, source: str) -> dict[str, int | None]:
-    return {
-        "accepted": intake.accepted,
-        "duplicates": intake.duplicates,
-        "refused": intake.refused,
-        "unresolved": intake.unresolved,
-        "waiting": None if waiting is None else waiting[source],
-    }
+def _source(intake: Intake, waiting: Counter[str] | None, source: str) -> SourceBalance:
+    return SourceBalance(
+        accepted=intake.accepted,
+        duplicates=intake.duplicates,
+        refused=intake.refused,
+        unresolved=intake.unresolved,
+        waiting=None if waiting is None else waiting[source],
+    )
 
 
 async def _waiting(log: Log, snapshot: Books) -> Counter[str] | None:

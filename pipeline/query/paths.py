@@ -14,6 +14,7 @@ from pipeline.store import paths
 from pipeline.store.database import Database
 from pipeline.store.intake import applied_positions
 from pipeline.store.paths import Outcome
+from schemas.api import EventPath, EventPaths, PathProfile, PathStep
 from schemas.errors import Refused
 from schemas.events import Event, Origin, decode_event, decode_resolved, iso
 from schemas.topics import EVENTS, RESOLVED, partition_of
@@ -31,7 +32,7 @@ class Path:
     resolved: Origin | None = None
     profiled_at: int | None = None
     destinations: dict[str, Outcome] = field(default_factory=dict)
-    shown: dict[str, Any] | None = None
+    shown: EventPath | None = None
 
     @property
     def complete(self) -> bool:
@@ -41,34 +42,38 @@ class Path:
         )
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """The path as JSON. Times are milliseconds after the collector received the event."""
+def describe(path: Path) -> EventPath:
+    """The path as people and programs see it."""
     event = path.event
 
     def after(at: int | None) -> int | None:
         return None if at is None else max(0, (at - event.received_at) // 1000)
 
-    return {
-        "messageId": event.message_id,
-        "type": event.type,
-        "event": _name(event),
-        "userId": event.user_id,
-        "anonymousId": event.anonymous_id,
-        "source": event.source,
-        "receivedAt": iso(event.received_at),
-        "refused": event.refused,
-        "profile": None if path.profile is None else {"id": path.profile or None, "after_ms": after(path.profiled_at)},
-        "destinations": {
-            name: {
-                "outcome": one.outcome,
-                "reason": one.reason or None,
-                "after_ms": after(one.at),
-                "attempts": one.attempts,
-            }
+    return EventPath(
+        message_id=event.message_id,
+        type=event.type,
+        event=_name(event),
+        user_id=event.user_id,
+        anonymous_id=event.anonymous_id,
+        source=event.source,
+        received_at=iso(event.received_at),
+        refused=event.refused,
+        body=None if event.refused is None else _text(event.body),
+        profile=None
+        if path.profile is None
+        else PathProfile(id=path.profile or None, after_ms=after(path.profiled_at)),
+        destinations={
+            name: PathStep(
+                outcome=one.outcome, reason=one.reason or None, after_ms=after(one.at), attempts=one.attempts
+            )
             for name, one in sorted(path.destinations.items())
         },
-        "complete": path.complete,
-    }
+        complete=path.complete,
+    )
+
+
+def _text(body: bytes) -> str:
+    return body.decode(errors="replace")
 
 
 def _name(event: Event) -> str | None:
@@ -83,7 +88,7 @@ def _name(event: Event) -> str | None:
 # ── One event ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def find(log: Log, database: Database, destinations: Collection[str], message_id: str) -> list[dict[str, Any]]:
+async def find(log: Log, database: Database, destinations: Collection[str], message_id: str) -> EventPaths:
     """Every path that a messageId took: one per source that sent it, and each refusal. Refused when there is none."""
     sources = await database.read(paths.known_sources)
     keys = {message_key(source, message_id): source for source in sources}
@@ -96,7 +101,7 @@ async def find(log: Log, database: Database, destinations: Collection[str], mess
         answers = [] if path is None else [describe(path)]
     if not answers:
         raise Refused("not_found", "No event with this messageId is known.", status=404)
-    return answers
+    return EventPaths(events=answers)
 
 
 async def _trace(log: Log, database: Database, destinations: Collection[str], applied: paths.Applied) -> Path | None:
@@ -174,15 +179,21 @@ def _events(records: Collection[Record]) -> list[Event]:
     return events
 
 
-def _refusal(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "messageId": row["message_id"],
-        "source": row["source"],
-        "receivedAt": iso(row["received_at"]),
-        "refused": row["code"],
-        "body": bytes(row["body"]).decode(errors="replace"),
-        "complete": True,
-    }
+def _refusal(row: Mapping[str, Any]) -> EventPath:
+    return EventPath(
+        message_id=row["message_id"],
+        type="",
+        event=None,
+        user_id=None,
+        anonymous_id=None,
+        source=row["source"],
+        received_at=iso(row["received_at"]),
+        refused=row["code"],
+        body=_text(bytes(row["body"])),
+        profile=None,
+        destinations={},
+        complete=True,
+    )
 
 
 # ── All events, as they come ──────────────────────────────────────────────────────────────────────────────────────
@@ -198,8 +209,9 @@ class Tail:
         self._next: dict[tuple[str, int], int] = {}
         self._passed = 0
 
-    async def lines(self, interval: float = 0.05) -> AsyncIterator[dict[str, Any]]:
-        """Yields each event's path when it appears and whenever it has grown, until it is complete."""
+    async def lines(self, interval: float = 0.05) -> AsyncIterator[EventPath | int]:
+        """Yields each event's path when it appears and whenever it has grown, until it is complete; a number is how many
+        events were passed over."""
         for topic in (EVENTS, RESOLVED):
             self._next |= {(topic, p): end for p, (_, end) in (await self._log.bounds(topic)).items()}
         while True:
@@ -211,7 +223,7 @@ class Tail:
                 self._next |= {(RESOLVED, partition): end for partition, (_, end) in ends.items()}
             await self._ask_books()
             if self._passed:
-                yield {"passed_over": self._passed}
+                yield self._passed
                 self._passed = 0
             for origin, path in list(self._paths.items()):
                 line = describe(path)

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.profile import values
 from pipeline.store.database import Database
 from pipeline.store.profiles import Found, find
+from schemas.api import Cursor, ExternalIdItem, ExternalIdsPage, ExternalIdView, ProfileView, TraitsPage
 from schemas.errors import Refused
 from schemas.events import iso
 
@@ -27,21 +28,23 @@ async def look_up(database: Database, address: str) -> Found:
     return found
 
 
-def summary(found: Found) -> dict[str, Any]:
+def summary(found: Found) -> ProfileView:
     """The whole profile in one object."""
-    return {
-        "id": found.id,
-        "external_ids": [{"type": one.type, "id": one.value, "created_at": iso(at)} for one, at in found.external_ids],
-        "traits": values(found.traits),
-        "events": found.events,
-        "first_seen": iso(found.first_seen),
-        "last_seen": iso(found.last_seen),
-        "created_at": iso(found.created_at),
-        "merged": list(found.merged),
-    }
+    return ProfileView(
+        id=found.id,
+        external_ids=[
+            ExternalIdView(type=one.type, id=one.value, created_at=iso(at)) for one, at in found.external_ids
+        ],
+        traits=values(found.traits),
+        events=found.events,
+        first_seen=iso(found.first_seen),
+        last_seen=iso(found.last_seen),
+        created_at=iso(found.created_at),
+        merged=found.merged,
+    )
 
 
-def traits_page(found: Found, query: Mapping[str, str], url: str) -> dict[str, Any]:
+def traits_page(found: Found, query: Mapping[str, str], url: str) -> TraitsPage:
     """Traits in alphabetical order, `limit` (1 to 200, default 20) at a time."""
     limit = _limit(query, default=20, most=200)
     include = {name for name in query.get("include", "").split(",") if name}
@@ -54,11 +57,10 @@ def traits_page(found: Found, query: Mapping[str, str], url: str) -> dict[str, A
             name: {"value": value, "updated_at": iso(found.traits[name][0]), "message_id": found.traits[name][2]}
             for name, value in shown.items()
         }
-    following = base64.urlsafe_b64encode(rest[0].encode()).decode() if rest else ""
-    return {"traits": shown, "cursor": {"url": url, "has_more": bool(rest), "next": following, "limit": limit}}
+    return TraitsPage(traits=shown, cursor=_next(url, limit, rest[0] if rest else None))
 
 
-def external_ids_page(found: Found, query: Mapping[str, str], url: str) -> dict[str, Any]:
+def external_ids_page(found: Found, query: Mapping[str, str], url: str) -> ExternalIdsPage:
     """External ids in the order they were added, `limit` (1 to 100, default 25) at a time."""
     limit = _limit(query, default=25, most=100)
     include = {name for name in query.get("include", "").split(",") if name}
@@ -68,20 +70,15 @@ def external_ids_page(found: Found, query: Mapping[str, str], url: str) -> dict[
     if start is None:
         raise Refused("invalid_request_error", "The cursor is not one of this list; begin again without `next`.")
     page, rest = kept[start : start + limit], kept[start + limit :]
-    following = base64.urlsafe_b64encode(rest[0][0].encode()).decode() if rest else ""
-    return {
-        "data": [
-            {
-                "collection": "users",
-                "type": one.type,
-                "id": one.value,
-                "created_at": iso(at),
-                "encoding": "none",
-            }
-            for _, one, at in page
-        ],
-        "cursor": {"url": url, "has_more": bool(rest), "next": following, "limit": limit},
-    }
+    return ExternalIdsPage(
+        data=[ExternalIdItem(type=one.type, id=one.value, created_at=iso(at)) for _, one, at in page],
+        cursor=_next(url, limit, rest[0][0] if rest else None),
+    )
+
+
+def _next(url: str, limit: int, key: str | None) -> Cursor:
+    following = "" if key is None else base64.urlsafe_b64encode(key.encode()).decode()
+    return Cursor(url=url, has_more=key is not None, next=following, limit=limit)
 
 
 def _limit(query: Mapping[str, str], *, default: int, most: int) -> int:

@@ -1,7 +1,7 @@
 """What the books say of single events: where the pipeline put them and what became of them at each destination."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, select
@@ -31,10 +31,13 @@ class Batch(NamedTuple):
     filtered: Mapping[str, Sequence[Sequence[int]]]  # reason -> runs of (first offset, count)
 
 
+State = Literal["pending", "held", "retry", "delivered", "filtered", "dead", "settled"]
+
+
 class Exceptional(NamedTuple):
     """What a position alone cannot tell of an event. `ended_at` is when it ended, or when it is tried again."""
 
-    state: str  # held, retry, delivered, dead
+    state: State  # held, retry, delivered or dead
     attempts: int
     reason: str
     at: int
@@ -45,7 +48,7 @@ class Outcome(NamedTuple):
     when the details are no longer kept. `at` is when that was
     settled, for `retry` when it is due; None when it is pending or too long ago."""
 
-    outcome: str
+    outcome: State
     reason: str = ""
     at: int | None = None
     attempts: int = 0

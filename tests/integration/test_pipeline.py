@@ -13,14 +13,19 @@ from starlette.types import ASGIApp, Message
 
 from pipeline.log import Log, Record, open_log
 from pipeline.query.app import create_api
-from pipeline.query.balance import balance
+from pipeline.query.balance import balance as audited
 from pipeline.query.paths import Tail
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from pipeline.worker import run_worker
+from schemas.api import EventPath
 from schemas.errors import Unavailable
 from schemas.events import Event, Resolved, decode_resolved, encode_event
 from schemas.topics import EVENTS, RESOLVED
+
+
+async def balance(log: Any, database: Database, names: Sequence[str]) -> dict[str, Any]:
+    return (await audited(log, database, names)).json_object()
 
 
 class Crash(Exception):
@@ -297,12 +302,13 @@ async def test_an_event_that_the_pipeline_has_not_reached_is_found(log, database
 
 
 async def test_tail_shows_an_event_when_it_comes_and_when_it_has_a_profile(log, database):
-    lines: list[dict[str, Any]] = []
+    lines: list[EventPath] = []
 
     async def follow() -> None:
         async for line in Tail(log, database, ["crm"]).lines(interval=0.01):
+            assert isinstance(line, EventPath)
             lines.append(line)
-            if line["profile"] or line["refused"]:
+            if line.profile or line.refused:
                 return
 
     tail = asyncio.create_task(follow())
@@ -313,7 +319,7 @@ async def test_tail_shows_an_event_when_it_comes_and_when_it_has_a_profile(log, 
             await asyncio.sleep(0.01)
         async with working(log, database):
             await tail
-    assert [(line["messageId"], line["profile"] is not None, line["complete"]) for line in lines] == [
+    assert [(line.message_id, line.profile is not None, line.complete) for line in lines] == [
         ("m0", False, False),
         ("m0", True, False),
     ]
