@@ -119,6 +119,7 @@ def _open(path: Path, memory_mb: int, now: float) -> _File:
         "memory_limit": f"{memory_mb}MiB",
         "threads": 1,  # a batch is too small to share out; a second thread costs more than it gives
         "preserve_insertion_order": False,
+        "checkpoint_threshold": "128MiB",  # each checkpoint rewrites the last rows of every table; closing makes one too
         "autoinstall_known_extensions": False,  # nothing is fetched behind the operator's back
     }
     try:
@@ -142,7 +143,7 @@ def _refusal(error: Exception) -> _Refused:
         return _Refused("warehouse file is not a sound DuckDB database; restore it or move it away", 60.0)
     if "newer version" in text or "version number" in text:
         return _Refused("warehouse file was written by another version of DuckDB", 60.0)
-    if "no space" in text or "disk quota" in text or "disk full" in text:
+    if any(words in text for words in ("no space", "disk quota", "disk full", "file too large")):
         return _Refused("the disk of the warehouse file is full", 30.0)
     if isinstance(error, PermissionError) or "permission denied" in text or "read-only" in text:
         return _Refused("warehouse file cannot be written: permission denied", 30.0)
@@ -480,7 +481,8 @@ class Warehouse:
                 return [Retry("warehouse is out of memory; raise memory_mb", 10.0)]
             middle = len(events) // 2
             return self.load(events[:middle]) + self.load(events[middle:])
-        except duckdb.IOException as error:
+        except (duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
+            log.warning("warehouse load failed", error=f"{type(error).__name__}: {error}")
             refusal = _refusal(error)
             return [Retry(str(refusal), refusal.after)] * len(events)
         return [Rejected(rejected[at]) if at in rejected else DELIVERED for at in range(len(events))]

@@ -409,3 +409,26 @@ async def test_loading_leaves_the_event_loop_free(tmp_path: Path, monkeypatch: p
         await asyncio.sleep(0)
         turned.set()
         assert await loading == [DELIVERED]
+
+
+async def test_a_disk_without_room_delays_and_loses_nothing(tmp_path: Path) -> None:
+    """The process may write only so much to one file; when it may write more, everything gets in, once."""
+    program = f"""
+        import resource
+        from destinations.contract import DELIVERED, Env, Retry
+        from destinations.warehouse import duckdb
+        event = {track("m", x="y" * 1_000)!r}
+        events = [event | dict(messageId=f"m{{number}}", event=f"e{{number % 7}}") for number in range(5_000)]
+        env = Env(http=None, now=lambda: 0.0, folder={str(tmp_path)!r})
+        warehouse = duckdb.Warehouse(duckdb.DuckDBSettings(), env, None)
+        assert warehouse.load(events[:1]) == [DELIVERED]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        print({{outcome.reason for outcome in warehouse.load(events)}})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert warehouse.load(events) == [DELIVERED] * len(events)
+        warehouse.close()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "{'the disk of the warehouse file is full'}" in done.stdout.splitlines()
+    assert query(tmp_path, "SELECT count(*), count(DISTINCT id) FROM shop.tracks") == [(5_000, 5_000)]
