@@ -20,15 +20,17 @@ from typing import Final, NamedTuple
 from uuid import uuid4
 
 import structlog
+import uvloop
 
 from benchmarks.results import Result, finish, result
 from pipeline.log.contract import Log, Record, open_log
-from schemas.topics import EVENTS
+from schemas.topics import EVENTS, RESOLVED
 
 KEY_BYTES, VALUE_BYTES = 36, 664
 EVENT_BYTES: Final = KEY_BYTES + VALUE_BYTES
 GROUPS: Final = (1, 10, 100, 1_000)
 ROUNDS: Final = 5
+READ_GROUP: Final = 100
 CALLERS: Final = 256
 SUBSCRIPTIONS: Final = 5
 IDLE_SECONDS: Final = 3.0
@@ -52,23 +54,22 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         url = options.log or f"embedded://{folder}/log"
-        results = asyncio.run(_measure(url, Path(folder), options.events))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the loop of every role
+            results = runner.run(_measure(url, Path(folder), options.events))
     return finish("log", results, options.json)
 
 
 async def _measure(url: str, folder: Path, most: int) -> list[Result]:
     results: list[Result] = []
     async with open_log(url) as log:
-        written = 0
         for group in GROUPS:
             calls = max(1, min(400, most // group))
             ours, floor = await _append(log, folder, group, calls)
-            written += ROUNDS * group * calls
             results += _rows(f"append, groups of {group}", ours, floor)
         ours, floor = await _append_singles(log, folder, min(20_000, most))
         results += _rows(f"append, singles of {CALLERS} callers", ours, floor)
-        ours, floor = await _read(log, folder, min(written, most))
-        results += _rows("read", ours, floor)
+        ours, floor = await _read(log, folder, most)
+        results += _rows(f"read, groups of {READ_GROUP}", ours, floor)
         results += await _latency(log, url)
         results.append(await _idle(log))
     return results
@@ -129,12 +130,15 @@ def _write(folder: Path, data: bytes, calls: int) -> None:
 
 
 async def _read(log: Log, folder: Path, count: int) -> tuple[Cost, Cost]:
+    records = _records(READ_GROUP)
+    for _ in range(-(-count // READ_GROUP)):
+        await log.append(RESOLVED, records)
     path = folder / "floor"
     path.write_bytes(os.urandom(EVENT_BYTES * 1_000) * -(-count // 1_000))
 
     async def read() -> None:
         seen = 0
-        async with log.subscribe(EVENTS, group=uuid4().hex) as subscription:
+        async with log.subscribe(RESOLVED, group=uuid4().hex) as subscription:
             async for batches in subscription:
                 seen += sum(len(batch.records) for batch in batches)
                 await subscription.commit(batches)

@@ -45,9 +45,10 @@ FOLDER_FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 64 << 20
 MIN_SEGMENT_BYTES: Final = 64 << 10
 SEGMENTS_PER_RETENTION: Final = 8  # how finely retention cuts, in size and in age
-ZERO_AHEAD: Final = bytes(4 << 20)
-"""Written before the frames get there: a commit that does not grow the file has no metadata to sync, which saves a quarter of
-its time in groups of 10 to 100 events. `fallocate` does not: the first write to an extent is metadata too."""
+ZERO_AHEAD: Final = 4 << 20
+"""Bytes written before the frames get there: a commit that does not grow the file has no metadata to sync, which saves a
+third of its CPU in groups of 100 events. `fallocate` does not: the first write to an extent is metadata too."""
+_ZEROS: Final = bytes(64 << 10)  # larger pieces make the page cache take large blocks of memory, at twice the CPU
 _NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -162,10 +163,13 @@ class Journal:
         return not empty and now - tail.written / 1000 > self._retention.seconds
 
     def _make_room(self, needed: int) -> None:
-        while self._zeroed < needed:
-            size = min(len(ZERO_AHEAD), max(self._limits.segment_bytes - self._zeroed, needed - self._zeroed))
-            _write_all(self._segment, (memoryview(ZERO_AHEAD)[:size],), self._zeroed)
-            self._zeroed += size
+        if needed <= self._zeroed:
+            return
+        end = max(needed, min(self._zeroed + ZERO_AHEAD, self._limits.segment_bytes))
+        while self._zeroed < end:
+            piece = memoryview(_ZEROS)[: end - self._zeroed]
+            _write_all(self._segment, (piece,), self._zeroed)
+            self._zeroed += len(piece)
 
     def _sync_and_publish(self, tail: Tail) -> None:
         try:
