@@ -30,12 +30,14 @@ _ATTEMPTS: Final = 8
 class Database:
     """A database and the threads that talk to it.
 
-    `threads` is how many transactions of this process may run at once; SQLite has one writer, whatever is asked for."""
+    `threads` is how many transactions of this process may run at once; SQLite has one writer, whatever is asked for.
+    `repeatable`: what a power cut takes back is done again by whoever reads the positions then, so SQLite need not wait
+    for the disk at each commit. (A server can lose its last commits while we live, so PostgreSQL always waits.)"""
 
-    def __init__(self, url: str, *, threads: int = 1) -> None:
+    def __init__(self, url: str, *, threads: int = 1, repeatable: bool = False) -> None:
         self.url = normalize(url)
         self.postgres = self.url.startswith("postgresql")
-        self.engine = _engine(self.url, threads)
+        self.engine = _engine(self.url, threads, "NORMAL" if repeatable else "FULL")
         path = None if self.postgres else make_url(self.url).database
         self._queue = Path(f"{path}-queue") if path else None
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
@@ -148,7 +150,7 @@ def _unusable(said: str) -> Unavailable:
     return Unavailable(f"the database file cannot be used ({said}); check the disk and its permissions", after=5)
 
 
-def _engine(url: str, threads: int) -> Engine:
+def _engine(url: str, threads: int, synchronous: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(
             url,
@@ -164,7 +166,7 @@ def _engine(url: str, threads: int) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say so, see below
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536", "wal_autocheckpoint=4000"):
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "cache_size=-65536", "wal_autocheckpoint=4000"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
