@@ -135,7 +135,7 @@ def floor(source: str, folder: str, count: int) -> tuple[Cost, int]:
             name: (con.sql(f"FROM {name}").to_arrow_table(), sql) for name, sql in tables
         }
     loads = -(-count // BATCH)
-    con = duckdb.connect(folder + "/floor.duckdb", config={"threads": 1})
+    con = duckdb.connect(folder + "/floor.duckdb", config={"threads": 1, "checkpoint_threshold": "128MiB"})
     con.execute("CREATE SCHEMA shop")
     for _, sql in ready.values():
         con.execute(sql)
