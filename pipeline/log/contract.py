@@ -12,11 +12,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
-
-from schemas.errors import ConfigError
 
 MAX_RECORD_BYTES = 1_048_576  # key + value; larger ones make `append` raise ValueError
 
@@ -109,20 +105,3 @@ class Retention:
 
     seconds: float = 30 * 86_400
     bytes: int = 64 << 30
-
-
-def open_log(url: str, *, partitions: int = 8, retention: Retention | None = None) -> AbstractAsyncContextManager[Log]:
-    """The log behind a URL: `embedded:///path/to/folder` or `kafka://host:port[,host:port]`.
-
-    Creates what is missing (folder, topics). `partitions` counts for topics that do not exist yet."""
-    retention = retention or Retention()
-    scheme = urlsplit(url).scheme
-    if scheme == "embedded":
-        from pipeline.log.embedded import open_embedded
-
-        return open_embedded(Path(url.removeprefix("embedded://")), partitions=partitions, retention=retention)
-    if scheme == "kafka":
-        from pipeline.log.kafka import open_kafka
-
-        return open_kafka(url.removeprefix("kafka://"), partitions=partitions, retention=retention)
-    raise ConfigError(f"log {url!r}: unknown scheme {scheme!r}; use embedded:///folder or kafka://host:port")
