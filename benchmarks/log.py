@@ -23,7 +23,7 @@ import structlog
 import uvloop
 
 from benchmarks.results import Result, finish, result
-from pipeline.log.contract import Log, Record, open_log
+from pipeline.log import Log, Record, open_log
 from schemas.topics import EVENTS, RESOLVED
 
 KEY_BYTES, VALUE_BYTES = 36, 664
