@@ -65,6 +65,11 @@ class Process:
             end_group(self._process)
             self._process = None
 
+    def strike(self) -> None:
+        """kill -9 at this very moment; `start` makes sure that it is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+
     async def freeze(self, seconds: float) -> None:
         """Stops it where it stands, as a machine does that swaps; it goes on as if nothing had been."""
         process = self._process

@@ -6,7 +6,7 @@ Remembers what was answered 200 and what was sent without ever getting that answ
 import asyncio
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
@@ -39,6 +39,7 @@ class Load:
         self.repeats = 0
         self.failures = 0  # requests that got no 200
         self.surprises: list[str] = []  # answers that no outage explains
+        self.trap: Callable[[], None] | None = None  # called at the very next 200, once
 
     async def run(self, total: int, storm: "asyncio.Task[None]") -> None:
         """Sends until `total` messages were answered and the storm is over; then what was to be repeated."""
@@ -109,6 +110,7 @@ class Load:
         for wait in self._waits():
             status = await self._post(http, path, body)
             if status == 200:
+                self._spring()
                 return True
             self.failures += 1
             if not patient:
@@ -130,6 +132,11 @@ class Load:
         if response.status != 200 and response.status not in AGAIN:
             self.surprises.append(f"{path} answered {response.status}: {answer[:200]}")
         return response.status
+
+    def _spring(self) -> None:
+        trap, self.trap = self.trap, None
+        if trap is not None:
+            trap()
 
     def _waits(self) -> Iterator[float]:
         """Seconds between tries, without all clients coming at once."""

@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from random import Random
 from typing import Final
 
 from tests.crash.deployment import Deployment
+from tests.crash.load import Load
 
 BETWEEN: Final = (1.0, 2.0)  # seconds between kills
 DOWN: Final = (0.0, 0.5)  # seconds a role stays down
+AMBUSH: Final = 1.0  # seconds to wait for the collector's next answer
 
 Blow = Callable[[], Awaitable[None]]
 """Something worse than the death of a role; returns when it is over."""
@@ -18,8 +21,10 @@ Blow = Callable[[], Awaitable[None]]
 class Storm:
     """Kills roles, and strikes each blow at most once in so many seconds."""
 
-    def __init__(self, deployment: Deployment, blows: Mapping[str, tuple[Blow, float]], *, random: Random) -> None:
-        self._deployment, self._blows, self._random = deployment, blows, random
+    def __init__(
+        self, deployment: Deployment, load: Load, blows: Mapping[str, tuple[Blow, float]], *, random: Random
+    ) -> None:
+        self._deployment, self._load, self._blows, self._random = deployment, load, blows, random
         self._free_at = {name: time.monotonic() + rest / 2 for name, (_, rest) in blows.items()}
         self._recovering: dict[str, asyncio.Task[None]] = {}
         self.kills: list[str] = []
@@ -48,9 +53,24 @@ class Storm:
 
     async def _kill(self, name: str) -> None:
         role = self._deployment.roles[name]
+        if name == "collect":
+            await self._ambush()
         await asyncio.to_thread(role.kill)
         await asyncio.sleep(self._random.uniform(*DOWN))
         await asyncio.to_thread(role.start)
+
+    async def _ambush(self) -> None:
+        """Kills the collector in the moment after a 200, when it has promised most."""
+        sprung = asyncio.Event()
+
+        def trap() -> None:
+            self._deployment.roles["collect"].strike()
+            sprung.set()
+
+        self._load.trap = trap
+        with suppress(TimeoutError):
+            await asyncio.wait_for(sprung.wait(), AMBUSH)
+        self._load.trap = None
 
     def _strike(self, name: str) -> None:
         strike, rest = self._blows[name]

@@ -104,7 +104,7 @@ async def survive(deployment: Deployment, blows: Mapping[str, tuple[Blow, float]
     """Load under a storm, then quiet, then the reckoning."""
     random = Random(SEED)
     load = Load(deployment.url, WRITE_KEY, population(PEOPLE, random), rate=RATE, random=random)
-    storm = Storm(deployment, blows, random=Random(SEED))
+    storm = Storm(deployment, load, blows, random=Random(SEED))
     imbalances: list[str] = []
     clock = Clock()
     try:
