@@ -7,7 +7,6 @@ server alone. Without `--log`: the embedded log, fsynced, in a temporary folder.
 
 import argparse
 import asyncio
-import gc
 import socket
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ import uvloop
 
 from benchmarks.results import Result, finish, result
 from collector.app import Message, Receive, Scope, Send, create_collector
+from collector.protocol import protocol_class
+from millrace.process import settle
 from pipeline.log import open_log
 
 WRITE_KEY: Final = "benchmark"
@@ -83,13 +84,13 @@ async def _serve(log_url: str, listening: socket.socket) -> None:
         return
     async with open_log(log_url, partitions=8) as log:
         collector = create_collector(log=log, sources={WRITE_KEY: "benchmark"})
-        gc.freeze()
-        await _server(collector).serve([listening])
+        settle()
+        await _server(collector, protocol_class(collector.intake)).serve([listening])
 
 
-def _server(app: Any) -> uvicorn.Server:
+def _server(app: Any, http: Any = "httptools") -> uvicorn.Server:
     return uvicorn.Server(
-        uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_level="warning")
+        uvicorn.Config(app, http=http, ws="none", lifespan="off", access_log=False, log_level="warning")
     )
 
 

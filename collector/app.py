@@ -1,29 +1,23 @@
-"""The collector's HTTP face: an ASGI application whose ingest paths sit below any framework.
+"""The collector as an ASGI application: paths that take events are answered here, below any framework.
 
-A request is answered with success only after `Log.append` has returned. Memory is bounded: what is in flight is counted
-in bytes, and beyond the limit new requests get 503 before their bodies are read.
+`collector.protocol` answers the same paths below ASGI; what both do with a request is in `collector.intake`.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import structlog
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from collector.accept import Accepted, accept
-from collector.answers import SUCCESS, error_body, json_headers
-from collector.body import BODY_LIMIT, decompress, too_large
-from collector.counts import Counts
-from collector.headers import BasicAuth, client_ip, preflight
-from collector.ids import MessageIds
+from collector.answers import SUCCESS, json_headers
+from collector.body import too_large
+from collector.headers import client_ip, preflight
+from collector.intake import WIRE_LIMIT, Exchange, Intake, utc_micros
 from collector.routes import ROUTES, Route
 from collector.sdk import sdk_routes
 from pipeline.log.contract import Log
 from schemas.errors import Refused, Unavailable
-from schemas.topics import EVENTS
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -31,68 +25,53 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-log = structlog.get_logger()
 
-WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
-
-
-def utc_micros() -> int:
-    return time.time_ns() // 1000
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    after: float | None
 
 
-class _Exchange:
-    """One request on its way: who gets the answer, whether it was given, and the bytes it holds."""
+class _Waiting(Exchange):
+    """An exchange whose answer a task waits for."""
 
-    __slots__ = ("answered", "charged", "origin", "send", "source")
+    __slots__ = ("_answer",)
 
-    def __init__(self, send: Send, origin: bytes | None) -> None:
-        self.send = send
-        self.origin = origin
-        self.answered = False
-        self.charged = 0
-        self.source = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self._answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+    def reply(self, status: int, body: bytes, after: float | None) -> None:
+        if not self._answer.done():  # the task may have been cancelled
+            self._answer.set_result(_Answer(status, body, after))
+
+    async def answer(self) -> _Answer:
+        return await self._answer
 
 
 class _ClientGone(Exception):
-    """The client left before its request was complete: there is nobody to answer."""
+    """The client left before its request was complete."""
 
 
 class Collector:
     """ASGI application. Paths that take events are answered here, everything else goes to `fallback`.
 
     `fallback` may be replaced until the first request; without one it is a Starlette application with `routes()`, which
-    a composition root adds to its own. `counts` and `in_flight_bytes` are for its /metrics."""
+    a composition root adds to its own. `intake` has the counters for its /metrics."""
 
-    def __init__(
-        self,
-        *,
-        log: Log,
-        sources: Mapping[str, str],
-        clock: Callable[[], int] = utc_micros,
-        new_id: Callable[[], str] | None = None,
-        trusted_hops: int = 0,
-        append_timeout: float = 15.0,
-        max_in_flight_bytes: int = 64 << 20,
-        fallback: ASGIApp | None = None,
-    ) -> None:
-        self.counts = Counts()
-        self.in_flight_bytes = 0
-        self._log = log
-        self._sources = sources
-        self._auth = BasicAuth(sources)
-        self._clock = clock
-        self._new_id = new_id or MessageIds()
-        self._trusted_hops = trusted_hops
-        self._append_timeout = append_timeout
-        self._max_in_flight_bytes = max_in_flight_bytes
-        self._waiting: dict[_Exchange, float] = {}
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._late_answers: set[asyncio.Task[None]] = set()
+    def __init__(self, intake: Intake, *, trusted_hops: int = 0, fallback: ASGIApp | None = None) -> None:
+        self.intake = intake
+        self.counts = intake.counts
+        self.trusted_hops = trusted_hops
         self.fallback: ASGIApp = fallback or Starlette(routes=self.routes())
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return self.intake.in_flight_bytes
 
     def routes(self) -> Sequence[BaseRoute]:
         """The other routes that SDKs call: settings, pixels, their own metrics. Each also answers OPTIONS."""
-        return sdk_routes(self._sources, self.take, self._trusted_hops)
+        return sdk_routes(self.intake.sources, self.take, self.trusted_hops)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = ROUTES.get(scope["path"]) if scope["type"] == "http" else None
@@ -104,171 +83,79 @@ class Collector:
             await send({"type": "http.response.start", "status": 200, "headers": preflight(dict(scope["headers"]))})
             await send({"type": "http.response.body", "body": b""})
         else:
-            refused = Refused("method_not_allowed", "events are sent by POST", status=405)
-            await self._refuse(_Exchange(send, dict(scope["headers"]).get(b"origin")), refused)
+            exchange = _Waiting()
+            self.intake.refuse(exchange, Refused("method_not_allowed", "events are sent by POST", status=405))
+            await _send(send, await exchange.answer(), dict(scope["headers"]).get(b"origin"))
 
-    # ── One request ───────────────────────────────────────────────────────────────────────────────────────────────
+    async def take(self, body: bytes, route: Route, ip: str | None) -> int:
+        """Takes what did not come as a POST (a pixel). Returns the status that a POST would have been answered with."""
+        exchange = _Waiting()
+        try:
+            self.intake.begin(exchange, None, len(body))
+            self.intake.take(exchange, route, None, body, b"", ip)
+        except Refused as refused:
+            self.intake.refuse(exchange, refused)
+        except Unavailable as unavailable:
+            self.intake.put_off(exchange, unavailable)
+        return (await exchange.answer()).status
 
     async def _ingest(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        exchange = _Exchange(send, headers.get(b"origin"))
+        headers, exchange = dict(scope["headers"]), _Waiting()
         try:
-            source = self._auth.source(headers.get(b"authorization"))
-            exchange.source = source or ""
-            wire = await self._read(exchange, headers, receive)
-            accepted = accept(
-                decompress(wire, headers.get(b"content-encoding", b"")),
-                route,
-                source=source,
-                sources=self._sources,
-                received_at=self._clock(),
-                ip=self._ip(scope),
-                new_id=self._new_id,
-            )
-            exchange.source = accepted.source
-            await self._append(exchange, accepted)
-            self._count(accepted, len(wire))
-            if accepted.answer is None:
-                await self._answer(exchange, 200, SUCCESS)
-            else:
-                await self._refuse(exchange, accepted.answer)
+            declared = headers.get(b"content-length", b"0")
+            expected = int(declared) if declared.isdigit() else 0
+            source = self.intake.begin(exchange, headers.get(b"authorization"), expected)
+            wire = await self._read(exchange, expected, receive)
         except Refused as refused:
-            await self._refuse(exchange, refused)
+            self.intake.refuse(exchange, refused)
         except Unavailable as unavailable:
-            await self._put_off(exchange, unavailable)
-        except _ClientGone:
-            self.counts.disconnected += 1
-        except Exception:
-            log.exception("request failed", path=scope["path"], source=exchange.source)
-            await self._answer(exchange, 500, error_body("internal", "an error of the server; try again"))
-        finally:
-            self.in_flight_bytes -= exchange.charged
+            self.intake.put_off(exchange, unavailable)
+        except (_ClientGone, asyncio.CancelledError) as ended:
+            self.intake.abandon(exchange)
+            if isinstance(ended, asyncio.CancelledError):
+                raise
+            return
+        else:
+            encoding = headers.get(b"content-encoding", b"")
+            self.intake.take(exchange, route, source, wire, encoding, self._ip(scope))
+        await _send(send, await exchange.answer(), headers.get(b"origin"))
 
-    async def _read(self, exchange: _Exchange, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    async def _read(self, exchange: Exchange, expected: int, receive: Receive) -> bytes:
         """The whole body as it comes over the wire, charged to the exchange."""
-        declared = headers.get(b"content-length", b"0")
-        expected = int(declared) if declared.isdigit() else 0
-        if expected > WIRE_LIMIT:
-            raise too_large()
-        self._charge(exchange, expected)
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            body: bytes = message.get("body", b"")
-            self._charge(exchange, len(body) - expected)
-            return body
         parts, size = [], 0
         while True:
+            message = await receive()
             if message["type"] != "http.request":
                 raise _ClientGone
-            part = message.get("body", b"")
+            part: bytes = message.get("body", b"")
             size += len(part)
             if size > WIRE_LIMIT:
                 raise too_large()
-            if size > exchange.charged:
-                self._charge(exchange, size - exchange.charged)
+            if size > expected:
+                self.intake.charge(exchange, size - expected)
+                expected = size
             parts.append(part)
             if not message.get("more_body", False):
-                return b"".join(parts)
-            message = await receive()
+                return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _ip(self, scope: Scope) -> str | None:
-        client = scope.get("client")
-        forwarded = (
-            [value for name, value in scope["headers"] if name == b"x-forwarded-for"] if self._trusted_hops else ()
-        )
-        return client_ip(client[0] if client else None, forwarded, self._trusted_hops)
+        client, hops = scope.get("client"), self.trusted_hops
+        forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"] if hops else ()
+        return client_ip(client[0] if client else None, forwarded, hops)
 
-    def _charge(self, exchange: _Exchange, size: int) -> None:
-        """Counts bytes as in flight until the exchange ends. A request on its own always fits."""
-        others = self.in_flight_bytes - exchange.charged
-        if others and self.in_flight_bytes + size > self._max_in_flight_bytes:
-            raise Unavailable("too much is being received", after=1)
-        exchange.charged += size
-        self.in_flight_bytes += size
 
-    # ── The log ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _append(self, exchange: _Exchange, accepted: Accepted) -> None:
-        """Returns when the log holds the events. A client that has waited too long is put off meanwhile; the append goes on
-        and its bytes stay charged until it ends, so that no memory is lost sight of."""
-        records = accepted.records
-        if not records:
-            return
-        self._charge(exchange, sum([len(record.value) for record in records]))
-        self._expect(exchange)
-        try:
-            await self._log.append(EVENTS, records)
-        finally:
-            self._waiting.pop(exchange, None)
-
-    def _expect(self, exchange: _Exchange) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiting[exchange] = loop.time() + self._append_timeout
-        if self._watchdog is None:
-            self._watch(loop)
-
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Looks now and then for requests that have waited too long: far cheaper than a timer for each."""
-        now = loop.time()
-        while self._waiting:
-            exchange, deadline = next(iter(self._waiting.items()))
-            if deadline > now:
-                break
-            del self._waiting[exchange]
-            task = loop.create_task(self._put_off(exchange, Unavailable("the event log is slow", after=5)))
-            self._late_answers.add(task)
-            task.add_done_callback(self._late_answers.discard)
-        pause = min(1.0, self._append_timeout / 4)
-        self._watchdog = loop.call_later(pause, self._watch, loop) if self._waiting else None
-
-    async def take(self, body: bytes, route: Route, ip: str | None) -> None:
-        """Accepts and appends what did not come as a POST (a pixel). Raises Refused and Unavailable."""
-        accepted = accept(
-            body,
-            route,
-            source=None,
-            sources=self._sources,
-            received_at=self._clock(),
-            ip=ip,
-            new_id=self._new_id,
-        )
-        async with asyncio.timeout(self._append_timeout):
-            await self._log.append(EVENTS, accepted.records)
-        self._count(accepted, len(body))
-        self.counts.requests[accepted.source, 200] += 1
-
-    def _count(self, accepted: Accepted, size: int) -> None:
-        counts = self.counts
-        counts.bytes[accepted.source] += size
-        for source, number in accepted.accepted.items():
-            counts.accepted[source] += number
-        for pair, number in accepted.refused.items():
-            counts.refused[pair] += number
-
-    # ── Answers ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _refuse(self, exchange: _Exchange, refused: Refused) -> None:
-        await self._answer(exchange, refused.status, error_body(refused.code, refused.message))
-
-    async def _put_off(self, exchange: _Exchange, unavailable: Unavailable) -> None:
-        await self._answer(exchange, 503, error_body("unavailable", str(unavailable)), unavailable.after)
-
-    async def _answer(self, exchange: _Exchange, status: int, body: bytes, after: float | None = None) -> None:
-        if exchange.answered:
-            return
-        exchange.answered = True
-        self.counts.requests[exchange.source, status] += 1
-        start = (
-            _SUCCESS_START
-            if body is SUCCESS and exchange.origin is None
-            else {
-                "type": "http.response.start",
-                "status": status,
-                "headers": json_headers(body, exchange.origin, after),
-            }
-        )
-        await exchange.send(start)
-        await exchange.send({"type": "http.response.body", "body": body})
+async def _send(send: Send, answer: _Answer, origin: bytes | None) -> None:
+    start = (
+        _SUCCESS_START
+        if answer.body is SUCCESS and origin is None
+        else {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": json_headers(answer.body, origin, answer.after),
+        }
+    )
+    await send(start)
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 _SUCCESS_START: Final[Message] = {
@@ -283,19 +170,21 @@ def create_collector(
     log: Log,
     sources: Mapping[str, str],
     clock: Callable[[], int] = utc_micros,
+    new_id: Callable[[], str] | None = None,
     trusted_hops: int = 0,
-    append_timeout: float = 15.0,
+    append_timeout: float = 7.0,
     max_in_flight_bytes: int = 64 << 20,
     fallback: ASGIApp | None = None,
 ) -> Collector:
     """The collector over an open log. `sources` maps write keys to source names; `clock` gives UTC microseconds;
-    `trusted_hops` is the number of own proxies in front, each of which adds to X-Forwarded-For."""
-    return Collector(
+    `trusted_hops` is the number of own proxies in front, each of which adds to X-Forwarded-For. `append_timeout` in seconds:
+    SDKs give up after 8 and send again."""
+    intake = Intake(
         log=log,
         sources=sources,
         clock=clock,
-        trusted_hops=trusted_hops,
+        new_id=new_id,
         append_timeout=append_timeout,
         max_in_flight_bytes=max_in_flight_bytes,
-        fallback=fallback,
     )
+    return Collector(intake, trusted_hops=trusted_hops, fallback=fallback)

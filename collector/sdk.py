@@ -15,11 +15,11 @@ from starlette.routing import Route as Path
 from collector.answers import error_body, json_headers
 from collector.headers import client_ip, cors, preflight
 from collector.routes import Route
-from schemas.errors import Refused, Unavailable
+from schemas.errors import Refused
 from schemas.events import TYPES
 
-Take = Callable[[bytes, Route, str | None], Awaitable[None]]
-"""Accepts and appends one event: body, route, the caller's address."""
+Take = Callable[[bytes, Route, str | None], Awaitable[int]]
+"""Accepts and appends one event: body, route, the caller's address. Returns the HTTP status it comes to."""
 
 log = structlog.get_logger()
 
@@ -181,11 +181,11 @@ async def _take_pixel(request: Request, take: Take, trusted_hops: int) -> None:
         if agent and isinstance(context, dict):
             context.setdefault("userAgent", agent)
         ip = client_ip(peer, forwarded, trusted_hops)
-        await take(_body(event), Route(kind, "client"), ip)
+        status = await take(_body(event), Route(kind, "client"), ip)
+        if status != 200:
+            log.debug("pixel not taken", status=status)
     except Refused as refused:
         log.debug("pixel refused", code=refused.code)
-    except (Unavailable, TimeoutError) as error:
-        log.warning("pixel lost", error=str(error))
 
 
 def _body(event: Mapping[str, Any]) -> bytes:

@@ -29,7 +29,9 @@ log = structlog.get_logger()
 async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: Ready) -> None:
     """HTTP in, log out. The database is only asked by the API: without it events are still taken."""
     from collector.app import create_collector
+    from collector.protocol import protocol_class
     from millrace.ingest_metrics import ingest_metrics
+    from millrace.process import settle
     from millrace.serve import serve
     from pipeline.query.app import create_api
 
@@ -48,7 +50,9 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
             api.router.routes[:0] = collector.routes()  # before the API's own, whose last one takes every path
             collector.fallback = ending_with(stop, api)
             async with beside(_look_at_database(settings, database)):
-                await serve(collector, listener, stop, ready)
+                settle()
+                protocol = protocol_class(collector.intake, trusted_hops=collector.trusted_hops)
+                await serve(collector, listener, stop, ready, http=protocol)
 
 
 async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
@@ -67,7 +71,7 @@ async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
     from pipeline.delivery.engine import run_delivery
 
     async with open_log(settings) as events:
-        with open_database(settings) as database:
+        with open_database(settings, repeatable=True) as database:
             await asyncio.to_thread(usable, settings, database)
             ready()
             await run_delivery(events, database, mounted(settings), stop=stop, folder=settings.environment.data)
@@ -104,11 +108,11 @@ async def open_log(settings: Settings) -> "AsyncIterator[Log]":
 
 
 @contextmanager
-def open_database(settings: Settings) -> "Iterator[Database]":
-    """The database, not yet connected to."""
+def open_database(settings: Settings, *, repeatable: bool = False) -> "Iterator[Database]":
+    """The database, not yet connected to. `repeatable`: for a role that does again what a power cut takes back."""
     from pipeline.store.database import Database
 
-    database = Database(settings.environment.database_url)
+    database = Database(settings.environment.database_url, repeatable=repeatable)
     try:
         yield database
     finally:

@@ -1,0 +1,268 @@
+"""What becomes of a request, whatever face it came in by: accepted, appended together with its neighbours, answered.
+
+Memory is bounded: what is in flight is counted in bytes, and beyond the limit new requests are put off before their bodies are
+read. Requests that arrive while the log is busy share the next append, so that one wake-up answers all of them.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from collector.accept import Accepted, accept
+from collector.answers import SUCCESS, error_body
+from collector.body import BODY_LIMIT, decompress, too_large
+from collector.counts import Counts
+from collector.headers import BasicAuth
+from collector.ids import MessageIds
+from collector.routes import Route
+from pipeline.log.contract import Log, Record
+from schemas.errors import Refused, Unavailable
+from schemas.topics import EVENTS
+
+log = structlog.get_logger()
+
+WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
+OVERHEAD: Final = 1024  # bytes that a request holds besides its body and its records
+GROUP_BYTES: Final = 2 << 20  # of one append, about
+SIZEABLE: Final = 64 << 10  # bytes that are worth an append although another one is under way
+MAX_APPENDS: Final = 4  # at once
+SLOW_RETRY: Final = 5.0
+
+
+def utc_micros() -> int:
+    return time.time_ns() // 1000
+
+
+class Exchange:
+    """One request on its way: the bytes it holds, its source once known, whether the answer was given."""
+
+    __slots__ = ("answered", "charged", "source")
+
+    def __init__(self) -> None:
+        self.answered = False
+        self.charged = 0
+        self.source = ""
+
+    def reply(self, status: int, body: bytes, after: float | None) -> None:
+        """Gives the answer; called once. `after` is Retry-After in seconds."""
+        raise NotImplementedError
+
+
+class _Group:
+    """Requests that share an append."""
+
+    __slots__ = ("entries", "late", "records", "since", "size")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.entries: list[tuple[Exchange, Accepted, int]] = []
+        self.records: list[Record] = []
+        self.size = 0
+        self.late = False
+
+
+class Intake:
+    """Belongs to the event loop that it is used in. `in_flight_bytes` is what all exchanges hold."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        sources: Mapping[str, str],
+        clock: Callable[[], int],
+        new_id: Callable[[], str] | None,
+        append_timeout: float,
+        max_in_flight_bytes: int,
+    ) -> None:
+        self.counts = Counts()
+        self.in_flight_bytes = 0
+        self.sources = sources
+        self._log = log
+        self._auth = BasicAuth(sources)
+        self._clock = clock
+        self._new_id = new_id or MessageIds()
+        self._append_timeout = append_timeout
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._gathering: deque[_Group] = deque()
+        self._appending: dict[_Group, None] = {}  # in the order they began
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flush_due = False
+        self._late = 0
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    # ── A request arrives ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, exchange: Exchange, authorization: bytes | None, expected: int) -> str | None:
+        """Before the body: who sends, and whether there is room for the `expected` bytes. Returns the source that the
+        header named. Raises Refused and Unavailable."""
+        source = self._auth.source(authorization)
+        if source is not None:
+            exchange.source = source
+        if expected > WIRE_LIMIT:
+            raise too_large()
+        if self._late:
+            raise Unavailable("the event log is slow", after=SLOW_RETRY)
+        self.charge(exchange, expected + OVERHEAD)
+        return source
+
+    def charge(self, exchange: Exchange, size: int) -> None:
+        """Counts bytes as in flight until the exchange ends. A request on its own always fits."""
+        others = self.in_flight_bytes - exchange.charged
+        if others > 0 and self.in_flight_bytes + size > self._max_in_flight_bytes:
+            raise Unavailable("too much is being received", after=1)
+        exchange.charged += size
+        self.in_flight_bytes += size
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange holds nothing any more."""
+        self.in_flight_bytes -= exchange.charged
+        exchange.charged = 0
+
+    def take(
+        self, exchange: Exchange, route: Route, source: str | None, wire: bytes, encoding: bytes, ip: str | None
+    ) -> None:
+        """Takes a whole body. Whatever happens, the exchange is answered, once the log has the events, and released."""
+        try:
+            accepted = accept(
+                decompress(wire, encoding) if encoding or len(wire) > BODY_LIMIT else wire,
+                route,
+                source=source,
+                sources=self.sources,
+                received_at=self._clock(),
+                ip=ip,
+                new_id=self._new_id,
+            )
+            exchange.source = accepted.source
+            if accepted.records:
+                self._gather(exchange, accepted, len(wire))
+            else:
+                self._finish(exchange, accepted, len(wire))
+                self.release(exchange)
+        except Refused as refused:
+            self.refuse(exchange, refused)
+        except Unavailable as unavailable:
+            self.put_off(exchange, unavailable)
+        except Exception:
+            self._fail(exchange)
+
+    # ── The log ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _gather(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
+        weight = 0
+        for record in accepted.records:
+            weight += len(record[1])
+        self.charge(exchange, weight)
+        if not self._gathering or self._gathering[-1].size > GROUP_BYTES:
+            loop = asyncio.get_running_loop()
+            self._gathering.append(_Group(loop.time()))
+            if self._watchdog is None:
+                self._watch(loop)
+        group = self._gathering[-1]
+        group.entries.append((exchange, accepted, size))
+        group.records += accepted.records
+        group.size += weight
+        if not self._flush_due and (not self._appending or group.size >= SIZEABLE):
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Appends what was gathered. While an append is under way a few requests wait for more to come, which they do not
+        pay for: the log would make them wait too, and one commit costs the same for one event and for a hundred."""
+        self._flush_due = False
+        while self._gathering and len(self._appending) < MAX_APPENDS:
+            if self._appending and self._gathering[0].size < SIZEABLE:
+                break
+            group = self._gathering.popleft()
+            self._appending[group] = None
+            task = asyncio.get_running_loop().create_task(self._append(group))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _append(self, group: _Group) -> None:
+        try:
+            await self._log.append(EVENTS, group.records)
+        except Unavailable as unavailable:
+            for exchange, _, _ in group.entries:
+                self._answer_unavailable(exchange, unavailable)
+        except Exception:
+            log.exception("append broke", requests=len(group.entries))
+            for exchange, _, _ in group.entries:
+                self._answer(exchange, 500, _INTERNAL)
+        else:
+            for exchange, accepted, size in group.entries:
+                self._finish(exchange, accepted, size)
+        finally:
+            for exchange, _, _ in group.entries:
+                self.release(exchange)
+            del self._appending[group]
+            self._late -= group.late
+            self._flush()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Looks now and then for groups that have waited too long: far cheaper than a timer for each request. Clients are
+        put off then; the append goes on and its bytes stay charged until it ends, so that no memory is lost sight of."""
+        begun = loop.time() - self._append_timeout
+        for group in (*self._appending, *self._gathering):
+            if group.since > begun:
+                break
+            if not group.late:
+                group.late = True
+                self._late += 1
+                for exchange, _, _ in group.entries:
+                    self._answer_unavailable(exchange, Unavailable("the event log is slow", after=SLOW_RETRY))
+        busy = self._appending or self._gathering
+        pause = min(1.0, self._append_timeout / 4)
+        self._watchdog = loop.call_later(pause, self._watch, loop) if busy else None
+
+    # ── Answers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refuse(self, exchange: Exchange, refused: Refused) -> None:
+        """Answers a request that is wrong as a whole."""
+        self._answer(exchange, refused.status, error_body(refused.code, refused.message))
+        self.release(exchange)
+
+    def put_off(self, exchange: Exchange, unavailable: Unavailable) -> None:
+        """Answers a request that is to come again."""
+        self._answer_unavailable(exchange, unavailable)
+        self.release(exchange)
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The client left before its request was complete: there is nobody to answer."""
+        self.counts.disconnected += 1
+        exchange.answered = True
+        self.release(exchange)
+
+    def _fail(self, exchange: Exchange) -> None:
+        log.exception("request failed", source=exchange.source)
+        self._answer(exchange, 500, _INTERNAL)
+        self.release(exchange)
+
+    def _finish(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
+        counts = self.counts
+        counts.bytes[accepted.source] += size
+        for source, number in accepted.accepted.items():
+            counts.accepted[source] += number
+        for pair, number in accepted.refused.items():
+            counts.refused[pair] += number
+        answer = accepted.answer
+        if answer is None:
+            self._answer(exchange, 200, SUCCESS)
+        else:
+            self._answer(exchange, answer.status, error_body(answer.code, answer.message))
+
+    def _answer_unavailable(self, exchange: Exchange, unavailable: Unavailable) -> None:
+        self._answer(exchange, 503, error_body("unavailable", str(unavailable)), unavailable.after)
+
+    def _answer(self, exchange: Exchange, status: int, body: bytes, after: float | None = None) -> None:
+        if exchange.answered:
+            return
+        exchange.answered = True
+        self.counts.requests[exchange.source, status] += 1
+        exchange.reply(status, body, after)
+
+
+_INTERNAL: Final = error_body("internal", "an error of the server; try again")
