@@ -93,9 +93,9 @@ class Source:
     name: str
     write_key: str
 
-    def calls_seen(self, count: int) -> list[Event]:
+    def calls_seen(self, count: int, refused: int = 0) -> list[Event]:
         """What the webhook got, once it has `count` events and the books say that there is nothing else."""
-        self.settled(count)
+        self.settled(count, refused)
         events = self.running.sink.wait(self.name, count)
         assert len(events) == count, events
         return events
