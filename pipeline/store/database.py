@@ -166,7 +166,12 @@ def _engine(url: str, threads: int, synchronous: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say so, see below
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "cache_size=-65536", "wal_autocheckpoint=4000"):
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            "cache_size=-65536",
+            "wal_autocheckpoint=4000",
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
