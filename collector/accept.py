@@ -379,10 +379,10 @@ def _rewritten(
     item: Item, kind: Any, body: bytes, additions: _Additions | None
 ) -> tuple[Item, Any, bytes, Reason | None]:
     """The event with today's names and what the batch adds, or why it cannot have them."""
-    if item is _NOT_AN_EVENT:
-        return item, kind, body, Reason.BAD_REQUEST
     if reason := _size_refusal(body):
         return item, kind, body, reason
+    if item is _NOT_AN_EVENT:
+        return item, kind, body, Reason.BAD_REQUEST
     if has_old_names(item, kind):
         body = with_new_names(body, item.action if kind is None else kind)
     if additions is not None:

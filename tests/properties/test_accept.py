@@ -117,7 +117,7 @@ def test_the_good_events_of_a_batch_all_go_through_whatever_their_neighbours_are
     assert {f"m{n}" for n, (good, _) in enumerate(items) if good} <= through
 
 
-@given(st.binary(), st.sampled_from([b"", b"gzip", b"deflate", b"br"]))
+@given(st.binary(), st.sampled_from([b"", b"gzip", b"deflate", b"br", b"zstd", b"br, gzip"]))
 def test_any_wire_is_decompressed_or_refused(wire: bytes, encoding: bytes) -> None:
     try:
         decompress(wire, encoding)

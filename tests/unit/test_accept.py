@@ -7,7 +7,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import brotli
 import pytest
+import zstandard
 
 from collector.accept import EVENT_LIMIT, EVENTS_LIMIT, Accepted, accept
 from collector.body import BODY_LIMIT, decompress
@@ -17,7 +19,7 @@ from collector.reasons import REMEDIES, Reason
 from collector.routes import ROUTES
 from collector.timestamps import event_time, parse_time
 from schemas.errors import Refused
-from schemas.events import Event, decode_event, iso
+from schemas.events import Event, Origin, Resolved, decode_event, iso, materialize
 
 NOW = 1_767_225_785_200_000  # 2026-01-01T00:03:05.200Z
 SOURCES = {"wk": "web", "wk2": "app"}
@@ -509,6 +511,10 @@ def test_the_worked_example_of_the_specification_holds() -> None:
         (b"gzip", gzip.compress(b"bo") + gzip.compress(b"dy")),
         (b"deflate", zlib.compress(b"body")),
         (b"deflate", zlib.compress(b"body")[2:-4]),
+        (b"br", brotli.compress(b"body")),
+        (b"zstd", zstandard.compress(b"body")),
+        (b"zstd", zstandard.compress(b"bo") + zstandard.compress(b"dy")),
+        (b"gzip, br", brotli.compress(gzip.compress(b"body"))),
     ],
 )
 def test_bodies_are_decompressed(encoding: bytes, wire: bytes) -> None:
@@ -522,10 +528,19 @@ def test_bodies_are_decompressed(encoding: bytes, wire: bytes) -> None:
         (b"gzip", gzip.compress(b"body")[:-1], "invalid_encoding"),
         (b"gzip", gzip.compress(b"body") + b"junk", "invalid_encoding"),
         (b"deflate", b"\xff", "invalid_encoding"),
+        (b"br", b"body", "invalid_encoding"),
+        (b"br", brotli.compress(b"body")[:-1], "invalid_encoding"),
+        (b"zstd", b"body", "invalid_encoding"),
+        (b"zstd", zstandard.compress(b"body")[:-1], "invalid_encoding"),
+        (b"zstd", zstandard.compress(b"body") + b"junk", "invalid_encoding"),
         (b"lzma", b"body", "unsupported_encoding"),
+        (b"gzip, gzip, gzip, gzip", b"body", "unsupported_encoding"),
         (b"gzip", gzip.compress(b" " * (BODY_LIMIT + 1)), "body_too_large"),
         (b"gzip", gzip.compress(b" " * BODY_LIMIT) + gzip.compress(b" "), "body_too_large"),
         (b"gzip", gzip.compress(b" " * (50 << 20)), "body_too_large"),
+        (b"br", brotli.compress(b" " * (200 << 20), quality=1), "body_too_large"),
+        (b"zstd", zstandard.compress(b" " * (200 << 20)), "body_too_large"),
+        (b"gzip, br", brotli.compress(gzip.compress(b" " * (50 << 20))), "body_too_large"),
         (b"", b" " * (BODY_LIMIT + 1), "body_too_large"),
     ],
 )
@@ -586,3 +601,96 @@ def test_a_preflight_names_what_sdks_send_and_echoes_what_else_is_asked_for() ->
         b"access-control-allow-private-network": b"true",
         b"content-length": b"0",
     }
+
+
+# ── Hostile JSON ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("depth", [129, 5_000, 100_000])
+def test_an_event_that_is_nested_too_deeply_is_refused_alone(depth: int) -> None:
+    """However deep it is, its neighbours go on."""
+    deep = b'{"type":"track","event":"A","userId":"u","properties":%b}' % (b'{"a":' * depth + b"1" + b"}" * depth)
+    good = b'{"type":"track","event":"A","userId":"u"}'
+    for extra in (b"", b',"context":{"app":{"name":"shop"}}'):
+        if len(deep) > 400_000:
+            deep = b"[" * 200_000 + b"]" * 200_000
+        taken_events = events(b'{"batch":[%b,%b,%b]%b}' % (good, deep, good, extra), "/v1/batch")
+        too_large = len(deep) > EVENT_LIMIT
+        assert [event.refused for event in taken_events] == [
+            None,
+            "message_too_large" if too_large else "nested_too_deeply",
+            None,
+        ]
+        assert taken_events[1].body == deep
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"batch":[],"context":%b}' % (b'{"a":' * 5_000 + b"1" + b"}" * 5_000),
+        b'{"batch":%b}' % (b"[" * 100_000),
+    ],
+)
+def test_a_body_that_is_nested_too_deeply_elsewhere_is_refused(body: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        taken(body, "/v1/batch")
+    assert refused.value.code == "invalid_request"
+
+
+def test_a_single_event_that_is_nested_too_deeply_for_the_decoder_is_refused() -> None:
+    with pytest.raises(Refused) as refused:
+        taken(b'{"event":"A","userId":"u","properties":%b}' % (b"[" * 5_000 + b"]" * 5_000))
+    assert refused.value.message == "body is nested too deeply"
+
+
+@pytest.mark.parametrize(
+    "number", ["9007199254740993", "18446744073709551615", "-9223372036854775808", "1e400", "0." + "1" * 50]
+)
+def test_a_number_is_kept_digit_by_digit(number: str) -> None:
+    body = b'{"event":"A","userId":"u","properties":{"n":%b}}' % number.encode()
+    assert one(body).body == body
+
+
+@pytest.mark.parametrize("number", [9_007_199_254_740_993, 2**64 - 1, -(2**63)])
+def test_an_integer_of_64_bits_reaches_destinations_exactly(number: int) -> None:
+    event = one(b'{"event":"A","userId":"u","properties":{"n":%d}}' % number)
+    assert materialize(Resolved("p", Origin(0, 0), (), event))["properties"] == {"n": number}
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "01", "+1", "1.", ".5", "0x1f", "'a'", "[1,]"])
+def test_what_is_no_json_is_refused_wherever_it_stands(value: str) -> None:
+    for path, body in (
+        ("/v1/t", f'{{"event":"A","userId":"u","properties":{{"n":{value}}}}}'),
+        ("/v1/batch", f'{{"batch":[{{"type":"track","event":"A","userId":"u","properties":{{"n":{value}}}}}]}}'),
+    ):
+        with pytest.raises(Refused) as refused:
+            taken(body.encode(), path)
+        assert refused.value.code == "invalid_request"
+
+
+def test_of_a_key_that_stands_twice_the_last_one_counts_everywhere() -> None:
+    event = one(b'{"event":"A","event":"B","userId":"u","userId":"v","properties":{"n":1,"n":2}}')
+    full = materialize(Resolved("p", Origin(0, 0), (), event))
+    assert (event.user_id, full["event"], full["userId"], full["properties"]) == ("v", "B", "v", {"n": 2})
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\udc00x", r"\ud800\ud800", r"\u0000"])
+def test_text_that_no_database_holds_is_mended(text: str) -> None:
+    for event in (
+        one(f'{{"event":"A{text}","userId":"u","properties":{{"n":"{text}"}}}}'.encode()),
+        one(f'{{"batch":[{{"type":"track","event":"A{text}","userId":"u"}}]}}'.encode(), "/v1/batch"),
+    ):
+        assert materialize(Resolved("p", Origin(0, 0), (), event))["event"].startswith("A\ufffd")
+
+
+def test_an_event_in_order_is_taken_in_the_same_way_whichever_way_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick way and the general one."""
+    bodies = [json.dumps(one).encode() for one in (track(), track(messageId="m", timestamp="2026-01-01T00:00:00.123Z"))]
+    envelope = b'{"batch":[%b],"sentAt":"2026-01-01T00:00:01.000Z"}' % b",".join(bodies)
+    quick = [taken(body) for body in bodies] + [taken(envelope, "/v1/batch")]
+    monkeypatch.setattr("collector.accept.plain_record", lambda *_: None)
+    general = [taken(body) for body in bodies] + [taken(envelope, "/v1/batch")]
+    assert [tuple(one.records) for one in quick] == [tuple(one.records) for one in general]
+    assert [one.accepted for one in quick] == [one.accepted for one in general]

@@ -9,7 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import brotli
 import pytest
+import zstandard
 
 from collector.app import Collector, Message, Scope, create_collector
 from collector.body import BODY_LIMIT
@@ -234,7 +236,12 @@ async def test_a_duplicate_is_a_success_like_any_other(app: Collector, log: Reco
         (b" " * (BODY_LIMIT + 1), {}, 400, "body_too_large"),
         (b"", {"content-length": str(10 * BODY_LIMIT)}, 400, "body_too_large"),
         (gzip.compress(b" " * (20 << 20)), {"content-encoding": "gzip"}, 400, "body_too_large"),
+        (brotli.compress(b" " * (200 << 20)), {"content-encoding": "br"}, 400, "body_too_large"),
+        (zstandard.compress(b" " * (200 << 20)), {"content-encoding": "zstd"}, 400, "body_too_large"),
         (b"x", {"content-encoding": "gzip"}, 400, "invalid_encoding"),
+        (b"x", {"content-encoding": "br"}, 400, "invalid_encoding"),
+        (b"x", {"content-encoding": "zstd"}, 400, "invalid_encoding"),
+        (b"x", {"content-encoding": "gzip, gzip, gzip, gzip"}, 400, "unsupported_encoding"),
         (b"x", {"content-encoding": "lzma"}, 400, "unsupported_encoding"),
     ],
 )
