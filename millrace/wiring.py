@@ -29,12 +29,14 @@ log = structlog.get_logger()
 async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: Ready) -> None:
     """HTTP in, log out. The database is only asked by the API: without it events are still taken."""
     from collector.app import create_collector
+    from collector.browser_sdk import browser_sdk_routes, read_browser_sdk
     from collector.protocol import protocol_class
     from millrace.ingest_metrics import ingest_metrics
     from millrace.process import settle
     from millrace.serve import serve
     from pipeline.query.app import create_api
 
+    browser_sdk = read_browser_sdk(settings.environment.data / "browser-sdk")
     async with open_log(settings) as events:
         with open_database(settings) as database:
             collector = create_collector(
@@ -47,7 +49,8 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 destinations=tuple(settings.destinations),
                 ingest_metrics=lambda: ingest_metrics(collector),
             )
-            api.router.routes[:0] = collector.routes()  # before the API's own, whose last one takes every path
+            routes = [*collector.routes(), *browser_sdk_routes(browser_sdk, write_keys(settings))]
+            api.router.routes[:0] = routes  # before the API's own, whose last one takes every path
             collector.fallback = ending_with(stop, api)
             async with beside(_look_at_database(settings, database)):
                 settle()
