@@ -20,6 +20,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
+def serving(tmp_path: Path, node_modules: Path, package: str) -> Iterator[Running]:
+    """A Millrace that serves the browser SDK of an npm package."""
+    running = Running(tmp_path, browser_sdk=node_modules / package / "dist" / "umd")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
 def source(running: Running) -> Source:
     return running.source()
 

@@ -91,3 +91,16 @@ def _run(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=280)
     if done.returncode:
         raise ServiceAbsent(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-600:]}")
+
+
+def main() -> None:
+    """Installs all there is to install, so that no test has to wait for it; says what this machine lacks."""
+    for install in (node_modules, lambda: python_path("python"), lambda: python_path("python-older"), chromium):
+        try:
+            install()
+        except ServiceAbsent as reason:
+            sys.stderr.write(f"make: {reason}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -134,14 +135,16 @@ class Source:
 
 
 class Running:
-    """`millrace up` in a folder of its own. `extra` goes into its configuration."""
+    """`millrace up` in a folder of its own. `browser_sdk` is the folder of the files that it serves to pages."""
 
-    def __init__(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, browser_sdk: Path | None = None) -> None:
         self.sink = Sink()
         self._data = folder / "data"
         self._unused = iter(range(SOURCES))
+        if browser_sdk is not None:
+            shutil.copytree(browser_sdk, self._data / "browser-sdk")
         config = folder / "millrace.yaml"
-        config.write_text(yaml.safe_dump(self._config() | dict(extra or {})))
+        config.write_text(yaml.safe_dump(self._config()))
         self._process = self._start(folder, config)
         self.address = self._address(folder / "up.log")
 

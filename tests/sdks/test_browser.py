@@ -179,7 +179,42 @@ def check(browser: Browser, modules: Path, sdk: str, source: Source, called: Any
     expected = events(source.name, anonymous_id(browser), page_of(browser), context)
     seen = source.calls_seen(len(expected))
     check_events(seen, expected, source, called)
+    check_warehouse(source, expected)
+    assert source.traits(f"{source.name}-user") == expected[2]["traits"]
     assert browser.problems() == []
+
+
+def check_warehouse(source: Source, expected: Sequence[Event]) -> None:
+    """Each call has its row, and an order all that is known of it."""
+    assert source.tables() == {
+        *("pages", "aliases", "identifies", "users", "tracks", "screens", "groups", "accounts"),
+        *("order_completed", "imported_long_ago"),
+    }
+    (page, _, _, order, *_) = expected
+    context = page["context"]
+    (row,) = source.rows("order_completed")
+    told = {name: value for name, value in row.items() if not name.startswith("context_user_agent_data")}
+    for name in ("id", "profile_id", "received_at", "sent_at", "timestamp", "original_timestamp", "uuid_ts"):
+        told.pop(name)
+    assert told == {
+        "anonymous_id": order["anonymousId"],
+        "user_id": order["userId"],
+        "event": "order_completed",
+        "event_text": "Order Completed",
+        "revenue": 39.95,
+        "gift": True,
+        "products": '[{"sku":"A","price":19.5}]',
+        "context_ip": "0.0.0.0",
+        "context_group_id": "company",
+        "context_locale": context["locale"],
+        "context_timezone": context["timezone"],
+        "context_user_agent": context["userAgent"],
+        "context_library_name": "analytics.js",
+        "context_library_version": context["library"]["version"],
+        "context_campaign_name": "spring",
+        "context_campaign_source": "letter",
+        **{f"context_page_{name}": value for name, value in context["page"].items()},
+    }
 
 
 # ── Troubles ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -276,25 +311,42 @@ analytics.page();
 </script>"""
 
 
-def test_the_snippet_loads_everything_from_us(browser: Browser, node_modules: Path, source: Source) -> None:
-    html = SNIPPET % {"address": source.running.address, "key": source.write_key}
+@pytest.mark.parametrize("package", [NEW, OLD])
+def test_the_snippet_loads_everything_from_us(
+    browser: Browser, node_modules: Path, serving: Running, package: str
+) -> None:
+    source = serving.source()
+    html = SNIPPET % {"address": serving.address, "key": source.write_key}
 
-    browser.open(
-        html, "/shop?utm_source=letter&utm_campaign=spring&ajs_uid=q-user", referer="http://127.0.0.1:9/search"
-    )
+    browser.open(html, f"{PATH}&ajs_uid={source.name}-user", referer="http://127.0.0.1:9/search")
     browser.run("new Promise(done => analytics.ready(done))")
-    browser.run("analytics.track('Order Completed', {revenue: 39.95})")
+    browser.run("analytics.track('Order Completed', {revenue: 39.95}).then(() => null)")
 
-    seen = source.calls_seen(3)  # the query string names a user: it is read by a part that is loaded on demand
-    assert {event["type"]: event.get("event") for event in seen} == {
-        "page": None,
-        "identify": None,
-        "track": "Order Completed",
+    seen = source.calls_seen(3)  # the query string names a user; what reads it is loaded on demand
+    told = {event["type"]: (event.get("userId"), event.get("properties", {}).get("revenue")) for event in seen}
+    user = f"{source.name}-user"
+    assert told == {"page": (user, None), "identify": (user, None), "track": (user, 39.95)}
+    assert {event["context"]["library"]["version"] for event in seen} == {
+        f"next-{drive.version(node_modules, package)}"
     }
-    version = f"next-{drive.version(node_modules, NEW)}"
-    assert {event["context"]["library"]["version"] for event in seen} == {version}
-    assert browser.hosts() == {browser.origin.removeprefix("http://"), source.running.host}
+    assert browser.hosts() == {browser.origin.removeprefix("http://"), serving.host}
+    assert [one["url"] for one in browser.requests() if "/analytics-next/bundles/queryString" in one["url"]]
     assert browser.problems() == []
+
+
+@pytest.mark.parametrize("package", [NEW])
+def test_the_bundle_works_without_a_snippet(browser: Browser, serving: Running) -> None:
+    source = serving.source()
+    script = f"{serving.address}/analytics.js/v1/{source.write_key}/analytics.min.js"
+
+    browser.open(f"<!doctype html><title>A shop</title><script src={script}></script>")
+    browser.run(
+        "new Promise(done => { const wait = () => window.analytics.initialized ? done() : setTimeout(wait, 20); wait() })"
+    )
+    browser.run("analytics.track('Order Completed', {}).then(() => null)")
+
+    assert [event["event"] for event in source.calls_seen(1)] == ["Order Completed"]
+    assert browser.hosts() == {browser.origin.removeprefix("http://"), serving.host}
 
 
 @pytest.fixture

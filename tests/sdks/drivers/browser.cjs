@@ -63,7 +63,7 @@ async function main() {
   async function answer(order) {
     if ("open" in order) {
       Object.assign(state, { html: order.open, files: order.files });
-      await page.goto(origin + order.path, { referer: order.referer });
+      await page.goto(origin + order.path, { referer: order.referer ?? undefined });
       return { origin };
     }
     if ("run" in order) return Promise.race([page.evaluate(order.run), late()]);
