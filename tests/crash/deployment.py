@@ -21,7 +21,7 @@ TOKEN: Final = "token_crash"
 PATIENCE: Final = 60.0  # seconds a start may take on a busy machine
 GRACE: Final = 30.0  # seconds a role gets to stop
 PAUSE: Final = 0.3  # seconds before a role that ended by itself is started again
-ROLES: Final = ("collect", "process-1", "process-2", "deliver")
+ROLES: Final = ("collect", "process-1", "process-2", "deliver-1", "deliver-2")
 _CONFIG: Final = """
 sources:
   shop: {{write_key: {write_key}}}

@@ -49,7 +49,9 @@ class Storm:
         due = [name for name, at in self._free_at.items() if at <= now and name not in self._recovering]
         roles = {name: role for name, role in self._deployment.roles.items() if not role.frozen}
         working = [name for name, role in roles.items() if role.at_work]
-        return self._random.choice([*roles, *working * 3, *due * 3])
+        return self._random.choice(
+            [*roles, *working * 3, *due * 3, "collect", "collect"]
+        )  # it is one, the others are two
 
     async def _kill(self, name: str) -> None:
         role = self._deployment.roles[name]

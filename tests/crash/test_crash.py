@@ -64,7 +64,7 @@ def own_broker() -> Iterator[KafkaBroker]:
 
 async def test_nothing_is_lost_or_doubled_on_one_machine(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, seed=SEED)
-    await survive(deployment, {"freeze": (freezing(deployment, 2.0), FREEZE_RESTS)})
+    await survive(deployment, {"freeze": (freezing(deployment, "process-1", 2.0), FREEZE_RESTS)})
 
 
 @pytest.mark.kafka
@@ -86,16 +86,18 @@ async def test_nothing_is_lost_or_doubled_on_kafka_and_postgresql(
         {
             "broker": (broker, BROKER_RESTS),
             "backend": (backend, BACKEND_RESTS),
-            "freeze": (freezing(deployment, 9.0), FREEZE_RESTS),  # for longer than the group waits for a member
+            # For longer than the group waits for a member.
+            "freeze process": (freezing(deployment, "process-1", 9.0), FREEZE_RESTS),
+            "freeze deliver": (freezing(deployment, "deliver-1", 9.0), FREEZE_RESTS),
         },
     )
 
 
-def freezing(deployment: Deployment, seconds: float) -> Blow:
+def freezing(deployment: Deployment, role: str, seconds: float) -> Blow:
     """A role that is believed dead, and comes back with its work half done."""
 
     async def freeze() -> None:
-        await deployment.roles["process-1"].freeze(seconds)
+        await deployment.roles[role].freeze(seconds)
 
     return freeze
 
