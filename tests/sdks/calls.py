@@ -173,8 +173,10 @@ def check_times(event: Event, called: datetime) -> None:
     """What has a time of its own keeps it; everything else happened when it was called."""
     received, original = moment(event["receivedAt"]), moment(event["originalTimestamp"])
     assert called - timedelta(seconds=2) <= received <= called + _DEVICE_CLOCK
-    happened = moment(LONG_AGO) if event.get("event") == "Imported Long Ago" else called
-    assert happened - timedelta(seconds=2) <= original <= happened + _DEVICE_CLOCK
+    if event.get("event") == "Imported Long Ago":
+        assert original == moment(LONG_AGO)
+    else:
+        assert called - timedelta(seconds=2) <= original <= received + timedelta(seconds=2)
     assert abs(moment(event["timestamp"]) - original) < _DEVICE_CLOCK
 
 
@@ -205,6 +207,7 @@ def check_rows(
             assert row["profile_id"] == event["profileId"]
             assert row["timestamp"] == moment(event["timestamp"])
             assert row["received_at"] == moment(event["receivedAt"])
+            assert row.get("sent_at") == (moment(event["sentAt"]) if "sentAt" in event else None)
             assert abs(row["original_timestamp"] - moment(event["originalTimestamp"])) < timedelta(milliseconds=1)
 
 
