@@ -65,15 +65,16 @@ def accept(
     received_at: int,
     ip: str | None,
     new_id: Callable[[], str],
+    disabled: Collection[str] = frozenset(),
 ) -> Accepted:
     """Takes a decompressed body apart.
 
     `source` is the one that a header named, which wins over any write key in the body; `sources` finds a source by its
-    write key. `received_at` is in microseconds, `ip` the caller's address. Raises Refused when the request as a whole is
+    write key. Events of `disabled` sources are refused, one by one. `received_at` is in microseconds, `ip` the caller's address. Raises Refused when the request as a whole is
     wrong: no JSON, not an object, too large, no known write key; then nothing is to be stored."""
     if len(body) > BODY_LIMIT:
         raise too_large()
-    request = _Request(route.channel, received_at, ip, new_id)
+    request = _Request(route.channel, received_at, ip, new_id, disabled)
     if route.type is None:
         return _accept_batch(body, source, sources, request)
     return _accept_single(body, route.type, source, sources, request)
@@ -94,6 +95,7 @@ class _Request(NamedTuple):
     received_at: int
     ip: str | None
     new_id: Callable[[], str]
+    disabled: Collection[str] = frozenset()
 
 
 def _accept_single(
@@ -107,14 +109,14 @@ def _accept_single(
         else:
             source = source or source_of(sources, plain.write_key)
             record = plain_record(plain, kind, body, parse_time(plain.sent_at), _Shared(source, request))
-            if record is not None:
+            if record is not None and source not in request.disabled:
                 return Accepted(source, (record,), {source: 1})
     try:
         item, body = decode(decode_item, body)
     except RecursionError as error:
         raise _nested_too_deeply() from error
     taker = _Taker(_Shared(source or source_of(sources, item.write_key), request))
-    taker.take(item, kind, body)
+    taker.take(item, kind, body, reason=_disabled(taker))
     taken = _sum(taker.shared.source, (taker,))
     if Reason.MESSAGE_TOO_LARGE in taker.refused:
         message = f"Exceed payload limit: an event holds at most {EVENT_LIMIT} bytes"
@@ -122,12 +124,16 @@ def _accept_single(
     return taken
 
 
+def _disabled(taker: "_Taker") -> Reason | None:
+    return Reason.SOURCE_DISABLED if taker.shared.source in taker.shared.request.disabled else None
+
+
 def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], request: _Request) -> Accepted:
     envelope, too_deep = _decode_batch(body, request.new_id)
     if source is None and envelope.write_key is not None:
         source = source_of(sources, envelope.write_key)
     additions, sent_at = _additions(envelope), parse_time(envelope.sent_at)
-    if source is not None and additions is None and not too_deep:
+    if source is not None and additions is None and not too_deep and source not in request.disabled:
         return _accept_plainly(envelope.batch, sent_at, _Shared(source, request))
     bodies = [too_deep.pop(bytes(raw), bytes(raw)) for raw in envelope.batch]
     if too_deep:  # elsewhere than in the list of events
@@ -141,8 +147,9 @@ def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], r
         if each_by_its_own_key:
             taker, reason = _taker_for(item, sources, takers, source, request)
         if number >= EVENTS_LIMIT:
-            reason = Reason.TOO_MANY_EVENTS
-        taker.take(item, item.type, body, sent_at, additions, reason)
+            taker.take(item, item.type, body, sent_at, additions, Reason.TOO_MANY_EVENTS)
+        else:
+            taker.take(item, item.type, body, sent_at, additions, reason or _disabled(taker))
     return _sum(source, takers.values())
 
 

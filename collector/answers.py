@@ -16,8 +16,10 @@ def error_body(code: str, message: str) -> bytes:
 
 
 def json_headers(body: bytes, origin: bytes | None, after: float | None = None) -> Headers:
-    """`after` seconds to wait become Retry-After: whole seconds, since several SDKs read no other form."""
+    """`after` seconds to wait become Retry-After and, for those SDKs that read only this, X-RateLimit-Reset: whole
+    seconds, since several read no other form."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *cors(origin)]
     if after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, ceil(after))))
+        wait = b"%d" % max(1, ceil(after))
+        headers += ((b"retry-after", wait), (b"x-ratelimit-reset", wait))
     return headers

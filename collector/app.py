@@ -16,6 +16,7 @@ from collector.headers import client_ip, preflight
 from collector.intake import WIRE_LIMIT, Exchange, Intake, utc_micros
 from collector.routes import ROUTES, Route
 from collector.sdk import sdk_routes
+from collector.sources import Policy
 from pipeline.log.contract import Log
 from schemas.errors import Refused, Unavailable
 
@@ -37,8 +38,8 @@ class _Waiting(Exchange):
 
     __slots__ = ("_answer",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, origin: bytes | None = None) -> None:
+        super().__init__(origin)
         self._answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
 
     def reply(self, status: int, body: bytes, after: float | None) -> None:
@@ -100,7 +101,8 @@ class Collector:
         return (await exchange.answer()).status
 
     async def _ingest(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, exchange = dict(scope["headers"]), _Waiting()
+        headers = dict(scope["headers"])
+        exchange = _Waiting(headers.get(b"origin"))
         try:
             declared = headers.get(b"content-length", b"0")
             expected = int(declared) if declared.isdigit() else 0
@@ -118,7 +120,7 @@ class Collector:
         else:
             encoding = headers.get(b"content-encoding", b"")
             self.intake.take(exchange, route, source, wire, encoding, self._ip(scope))
-        await _send(send, await exchange.answer(), headers.get(b"origin"))
+        await _send(send, await exchange.answer(), exchange.origin)
 
     async def _read(self, exchange: Exchange, expected: int, receive: Receive) -> bytes:
         """The whole body as it comes over the wire, charged to the exchange."""
@@ -174,11 +176,12 @@ def create_collector(
     trusted_hops: int = 0,
     append_timeout: float = 7.0,
     max_in_flight_bytes: int = 64 << 20,
+    policies: Mapping[str, Policy] | None = None,
     fallback: ASGIApp | None = None,
 ) -> Collector:
     """The collector over an open log. `sources` maps write keys to source names; `clock` gives UTC microseconds;
     `trusted_hops` is the number of own proxies in front, each of which adds to X-Forwarded-For. `append_timeout` in seconds:
-    SDKs give up after 8 and send again."""
+    SDKs give up after 8 and send again. `policies` by source name."""
     intake = Intake(
         log=log,
         sources=sources,
@@ -186,5 +189,6 @@ def create_collector(
         new_id=new_id,
         append_timeout=append_timeout,
         max_in_flight_bytes=max_in_flight_bytes,
+        policies=policies or {},
     )
     return Collector(intake, trusted_hops=trusted_hops, fallback=fallback)

@@ -6,7 +6,7 @@ read. Requests that arrive while the log is busy share the next append, so that 
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -19,6 +19,7 @@ from collector.counts import Counts
 from collector.headers import BasicAuth
 from collector.ids import MessageIds
 from collector.routes import Route
+from collector.sources import Gates, Policy, RateLimited
 from pipeline.log.contract import Log, Record
 from schemas.errors import Refused, Unavailable
 from schemas.topics import EVENTS
@@ -40,9 +41,10 @@ def utc_micros() -> int:
 class Exchange:
     """One request on its way: the bytes it holds, its source once known, whether the answer was given."""
 
-    __slots__ = ("answered", "charged", "source")
+    __slots__ = ("answered", "charged", "origin", "source")
 
-    def __init__(self) -> None:
+    def __init__(self, origin: bytes | None = None) -> None:
+        self.origin = origin  # of the page that sends, if any
         self.answered = False
         self.charged = 0
         self.source = ""
@@ -77,12 +79,14 @@ class Intake:
         new_id: Callable[[], str] | None,
         append_timeout: float,
         max_in_flight_bytes: int,
+        policies: Mapping[str, Policy],
     ) -> None:
         self.counts = Counts()
         self.in_flight_bytes = 0
         self.sources = sources
         self._log = log
         self._auth = BasicAuth(sources)
+        self._gates = Gates(policies)
         self._clock = clock
         self._new_id = new_id or MessageIds()
         self._append_timeout = append_timeout
@@ -102,6 +106,8 @@ class Intake:
         source = self._auth.source(authorization)
         if source is not None:
             exchange.source = source
+            if self._gates:
+                self._gates.enter(source, exchange.origin)
         if expected > WIRE_LIMIT:
             raise too_large()
         if self._late:
@@ -135,8 +141,11 @@ class Intake:
                 received_at=self._clock(),
                 ip=ip,
                 new_id=self._new_id,
+                disabled=self._gates.disabled,
             )
             exchange.source = accepted.source
+            if self._gates:
+                self._admit(exchange, accepted, by_header=source is not None)
             if accepted.records:
                 self._gather(exchange, accepted, len(wire))
             else:
@@ -148,6 +157,17 @@ class Intake:
             self.put_off(exchange, unavailable)
         except Exception:
             self._fail(exchange)
+
+    def _admit(self, exchange: Exchange, accepted: Accepted, *, by_header: bool) -> None:
+        """What `begin` could not know: the sources that the body names, and how many events it has for each."""
+        counts = Counter(accepted.accepted)
+        for (source, _), number in accepted.refused.items():
+            counts[source] += number
+        if not by_header:
+            for source in counts:
+                self._gates.enter(source, exchange.origin)
+        for source, number in counts.items():
+            self._gates.pass_events(source, number)
 
     # ── The log ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -222,7 +242,8 @@ class Intake:
 
     def refuse(self, exchange: Exchange, refused: Refused) -> None:
         """Answers a request that is wrong as a whole."""
-        self._answer(exchange, refused.status, error_body(refused.code, refused.message))
+        after = refused.after if isinstance(refused, RateLimited) else None
+        self._answer(exchange, refused.status, error_body(refused.code, refused.message), after)
         self.release(exchange)
 
     def put_off(self, exchange: Exchange, unavailable: Unavailable) -> None:

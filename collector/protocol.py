@@ -49,12 +49,11 @@ _IDLE, _HEAD, _BODY, _LINGERING = range(4)
 class _Turn(Exchange):
     """A request in the queue of its connection: answered below ASGI."""
 
-    __slots__ = ("_protocol", "answer", "keep_alive", "origin")
+    __slots__ = ("_protocol", "answer", "keep_alive")
 
     def __init__(self, protocol: "IngestProtocol", origin: bytes | None, keep_alive: bool) -> None:
-        super().__init__()
+        super().__init__(origin)
         self._protocol = protocol
-        self.origin = origin
         self.keep_alive = keep_alive
         self.answer: tuple[int, bytes, float | None] | None = None
 

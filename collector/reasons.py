@@ -39,6 +39,7 @@ class Reason(StrEnum):
     MESSAGE_TOO_LARGE = "message_too_large"
     NESTED_TOO_DEEPLY = "nested_too_deeply"
     TOO_MANY_EVENTS = "too_many_events"
+    SOURCE_DISABLED = "source_disabled"
 
 
 REMEDIES: Final[Mapping[Reason, str]] = {
@@ -68,4 +69,5 @@ REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.MESSAGE_TOO_LARGE: "Keep an event, with what the batch adds to it, within 32 KiB of JSON.",
     Reason.NESTED_TOO_DEEPLY: "Keep an event within 128 levels of nesting.",
     Reason.TOO_MANY_EVENTS: "Send at most 2,500 events in a batch.",
+    Reason.SOURCE_DISABLED: "Enable the source, or let its senders stop.",
 }

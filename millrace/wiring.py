@@ -14,6 +14,7 @@ from millrace.settings import Settings
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
+    from collector.sources import Policy
     from pipeline.delivery.limits import Destination
     from pipeline.log import Log
     from pipeline.store.database import Database
@@ -40,7 +41,10 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
     async with open_log(settings) as events:
         with open_database(settings) as database:
             collector = create_collector(
-                log=events, sources=write_keys(settings), trusted_hops=settings.config.collector.trusted_hops
+                log=events,
+                sources=write_keys(settings),
+                trusted_hops=settings.config.collector.trusted_hops,
+                policies=policies(settings),
             )
             api = create_api(
                 events,
@@ -154,7 +158,26 @@ def reached(settings: Settings) -> Iterator[None]:
 
 def write_keys(settings: Settings) -> dict[str, str]:
     """Source names by write key."""
-    return {source.write_key.get_secret_value(): name for name, source in settings.sources.items()}
+    return {
+        key.get_secret_value(): name
+        for name, source in settings.sources.items()
+        for key in (source.write_key, source.second_write_key)
+        if key is not None
+    }
+
+
+def policies(settings: Settings) -> "dict[str, Policy]":
+    """What each source may send."""
+    from collector.sources import Policy
+
+    return {
+        name: Policy(
+            enabled=source.enabled,
+            origins=None if source.origins is None else frozenset(source.origins),
+            events_per_second=source.events_per_second,
+        )
+        for name, source in settings.sources.items()
+    }
 
 
 def mounted(settings: Settings) -> "Sequence[Destination]":

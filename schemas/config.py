@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$")]
 EventType = Literal["track", "identify", "page", "screen", "group", "alias"]
 
 
@@ -17,6 +18,26 @@ class SourceConfig(_Model):
 
     write_key: SecretStr = Field(
         description="Authorises writing to this source. Public by design in browsers.", min_length=1
+    )
+    second_write_key: SecretStr | None = Field(
+        None,
+        description="Another write key that is as good, for as long as senders change from one to the other.",
+        min_length=1,
+    )
+    enabled: bool = Field(
+        True,
+        description="A source that is not is still answered with success, and each event refused as source_disabled.",
+    )
+    origins: tuple[Origin, ...] | None = Field(
+        None,
+        description="Origins of the pages that may send, like https://shop.example; any when left out. What does not come "
+        "from a page (servers, apps) names no origin and is not restricted.",
+    )
+    events_per_second: float | None = Field(
+        None,
+        gt=0,
+        description="Most events per second on average that each collect process takes, with bursts of ten seconds' worth; beyond, "
+        "senders get 429 and when to try again. No limit when left out.",
     )
 
 

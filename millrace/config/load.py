@@ -140,10 +140,11 @@ class _Check:
         sources = _mapping(raw, "sources") or {"default": None}
         owners: dict[str, str] = {}
         for name, one in _mapping(raw, "sources").items():
-            key = one.get("write_key") if isinstance(one, dict) else None
-            path: Path = ("sources", name, "write_key")
-            if isinstance(key, str) and path not in self.unknown and owners.setdefault(key, name) != name:
-                self.tree.fault(path, f"is also the write key of source {owners[key]}; give each source its own")
+            for member in ("write_key", "second_write_key"):
+                key = one.get(member) if isinstance(one, dict) else None
+                path: Path = ("sources", name, member)
+                if isinstance(key, str) and path not in self.unknown and owners.setdefault(key, name) != name:
+                    self.tree.fault(path, f"is also the write key of source {owners[key]}; give each source its own")
         for name, one in _mapping(raw, "destinations").items():
             wanted = one.get("sources") if isinstance(one, dict) else None
             for index, source in enumerate(wanted if isinstance(wanted, list) else []):

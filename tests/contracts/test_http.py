@@ -5,6 +5,7 @@
 import asyncio
 import gzip
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from collector.app import Collector, create_collector
 from collector.body import BODY_LIMIT
 from collector.protocol import protocol_class
+from collector.sources import Policy
 from schemas.errors import Unavailable
 from tests.http import Server, chunked, connected, head, post
 from tests.unit.test_collector import RecordingLog
@@ -36,9 +38,16 @@ def collector(log: RecordingLog) -> Collector:
 
 
 @pytest.fixture(params=["protocol", "httptools", "h11"])
-def server(collector: Collector, request: pytest.FixtureRequest) -> Server:
-    protocol = request.param == "protocol"
-    return Server(collector, protocol_class(collector.intake) if protocol else request.param)
+def serving(request: pytest.FixtureRequest) -> Callable[[Collector], Server]:
+    def over(collector: Collector) -> Server:
+        return Server(collector, protocol_class(collector.intake) if request.param == "protocol" else request.param)
+
+    return over
+
+
+@pytest.fixture
+def server(collector: Collector, serving: Callable[[Collector], Server]) -> Server:
+    return serving(collector)
 
 
 async def test_success_is_one_small_json_object_with_the_date_and_cors(server: Server) -> None:
@@ -193,6 +202,42 @@ async def test_what_cannot_be_kept_now_is_put_off(server: Server, log: Recording
         log.failure = None
         client.send(post("/v1/t", single("m1")))
         assert await client.status() == 200
+
+
+@pytest.mark.parametrize("headers", [(), ("Authorization: Basic d2s6",)])
+async def test_a_source_that_sends_too_much_is_told_when_to_try_again(
+    serving: Callable[[Collector], Server], log: RecordingLog, headers: tuple[str, ...]
+) -> None:
+    collector = create_collector(log=log, sources={"wk": "web"}, policies={"web": Policy(events_per_second=0.2)})
+    async with serving(collector).running() as port:
+        statuses, replies = [], []
+        for _ in range(3):
+            async with connected(port) as client:
+                client.send(post("/v1/b", BATCH, *headers))
+                replies.append(await client.reply())
+    statuses = [reply.status for reply in replies]
+    assert (statuses, len(log.events), collector.in_flight_bytes) == ([200, 429, 429], 3, 0)
+    assert json.loads(replies[1].body)["code"] == "too_many_requests"
+    assert 1 <= int(replies[1].headers["retry-after"]) <= 300
+    assert replies[1].headers["x-ratelimit-reset"] == replies[1].headers["retry-after"]
+
+
+@pytest.mark.parametrize("headers", [(), ("Authorization: Basic d2s6",)])
+async def test_a_source_takes_events_of_its_own_pages_only(
+    serving: Callable[[Collector], Server], log: RecordingLog, headers: tuple[str, ...]
+) -> None:
+    origins = frozenset({"https://shop.example"})
+    collector = create_collector(log=log, sources={"wk": "web"}, policies={"web": Policy(origins=origins)})
+    told = []
+    async with serving(collector).running() as port:
+        for origin in ("https://shop.example", "https://SHOP.example", "https://elsewhere.example", None):
+            async with connected(port) as client:
+                page = (f"Origin: {origin}",) if origin else ()
+                client.send(post("/v1/b", BATCH, *headers, *page))
+                reply = await client.reply()
+                told.append((reply.status, json.loads(reply.body).get("code")))
+    assert told == [(200, None), (200, None), (400, "origin_not_allowed"), (200, None)]
+    assert len(log.events) == 9
 
 
 async def test_while_the_log_is_stuck_requests_are_put_off_at_once_and_taken_again_afterwards(

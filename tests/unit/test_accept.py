@@ -215,8 +215,37 @@ def test_a_refused_event_keeps_its_bytes_and_gets_its_reason_while_its_neighbour
 def test_every_reason_is_listed_with_a_remedy() -> None:
     assert set(REMEDIES) == set(Reason)
     assert all(remedy.endswith(".") and len(remedy) < 120 for remedy in REMEDIES.values())
-    reached = {reason for reason, _ in REFUSALS} | {Reason.UNKNOWN_SOURCE, Reason.TOO_MANY_EVENTS}
+    reached = {reason for reason, _ in REFUSALS} | {
+        Reason.UNKNOWN_SOURCE,
+        Reason.TOO_MANY_EVENTS,
+        Reason.SOURCE_DISABLED,
+    }
     assert reached == set(Reason)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/t", {"event": "A", "userId": "u", "writeKey": "wk"}),
+        ("/v1/batch", {"batch": [track(), 7], "writeKey": "wk"}),
+        ("/v1/batch", {"batch": [track(writeKey="wk"), track(writeKey="wk2")]}),
+    ],
+)
+def test_events_of_a_disabled_source_are_kept_as_refused(path: str, body: Mapping[str, Any]) -> None:
+    result = accept(
+        json.dumps(body).encode(),
+        ROUTES[path],
+        source=None,
+        sources=SOURCES,
+        received_at=NOW,
+        ip=None,
+        new_id=MessageIds(),
+        disabled={"web"},
+    )
+    kept = [decode_event(record.value) for record in result.records]
+    assert {event.refused for event in kept if event.source == "web"} == {"source_disabled"}
+    assert {event.refused for event in kept if event.source == "app"} <= {None}
+    assert result.answer is None
 
 
 def test_honest_consent_events_pass() -> None:

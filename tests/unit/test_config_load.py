@@ -124,7 +124,8 @@ log:
     ) == [
         "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, log)",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
-        "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key)",
+        "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
+        "second_write_key, enabled, origins, events_per_second)",
         "millrace.yaml:5 sources.Bad Name: is not a name; start with a lower-case letter, then letters, digits, _ or -, "
         "63 in all at most",
         "millrace.yaml:8 sources.app.write_key: must be text; put it in quotes",
@@ -162,6 +163,10 @@ log:
         ("log: {partitions: 2024-99-99}", "millrace.yaml:1 log.partitions: looks like a date"),
         ("? [a]\n: b\n", "millrace.yaml:1: a key must be plain text"),
         ("sources: {a: {write_key: x}, b: {write_key: x}}", "sources.b.write_key: is also the write key of source a"),
+        (
+            "sources: {a: {write_key: x}, b: {write_key: y, second_write_key: x}}",
+            "sources.b.second_write_key: is also the write key of source a",
+        ),
         ("sources: {a: {write_key: ''}}", "sources.a.write_key: must not be empty"),
         ("sources: {a: {write_key: '${'}}", "sources.a.write_key: a reference is not closed or not named"),
         ("sources: {a: }", "sources.a: must be a mapping"),
@@ -259,8 +264,15 @@ def test_the_reference_file_says_everything() -> None:
 
     assert loaded.config == Config(
         sources={
-            "website": SourceConfig(write_key=SecretStr("wk_website")),
-            "backend": SourceConfig(write_key=SecretStr("wk_backend")),
+            "website": SourceConfig(
+                write_key=SecretStr("wk_website"), origins=("https://shop.example", "https://www.shop.example")
+            ),
+            "backend": SourceConfig(
+                write_key=SecretStr("wk_backend"),
+                second_write_key=SecretStr("wk_backend_next"),
+                enabled=True,
+                events_per_second=5000,
+            ),
         },
         destinations={
             "warehouse": DestinationConfig(type="duckdb", settings={"path": "warehouse.duckdb"}),
