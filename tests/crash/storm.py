@@ -12,6 +12,7 @@ from tests.crash.load import Load
 
 BETWEEN: Final = (1.0, 2.0)  # seconds between kills
 DOWN: Final = (0.0, 0.5)  # seconds a role stays down
+BLOWS: Final = 0.4  # of what happens, while one is due
 AMBUSH: Final = 1.0  # seconds to wait for the collector's next answer
 
 Blow = Callable[[], Awaitable[None]]

@@ -1,4 +1,8 @@
-"""Kill -9 of anything at any moment loses nothing that was answered 200, and doubles nothing."""
+"""Kill -9 of anything at any moment loses nothing that was answered 200, and doubles nothing.
+
+A minute of it each, MILLRACE_CRASH_SECONDS for another time. A failure prints the seed; MILLRACE_CRASH_SEED repeats it as
+far as timing lets it.
+"""
 
 import asyncio
 import json
