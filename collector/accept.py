@@ -29,13 +29,13 @@ from collector.item import (
     with_new_names,
     without_depths,
 )
-from collector.reasons import Reason
 from collector.routes import Channel, Route
 from collector.rules import CONSENT_EVENT, refusal, usable_id
 from collector.timestamps import event_time, parse_time
 from pipeline.log.contract import Record
 from schemas.errors import Refused
 from schemas.events import TYPES, Event, encode_event, event_head, event_sent, event_tail, join_event
+from schemas.reasons import Reason
 
 EVENT_LIMIT: Final = 32_768  # bytes of one event's JSON
 EVENTS_LIMIT: Final = 2_500  # events of one batch

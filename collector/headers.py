@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from collector.reasons import Reason
 from schemas.errors import Refused
+from schemas.reasons import Reason
 
 Headers = list[tuple[bytes, bytes]]
 

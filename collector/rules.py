@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from collector.item import ID_LIMIT, MESSAGE_ID_LIMIT, Context, Item, Object
-from collector.reasons import Reason
+from schemas.reasons import Reason
 
 CONSENT_EVENT: Final = "Segment Consent Preference Updated"
 

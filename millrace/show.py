@@ -47,6 +47,8 @@ def path_parts(path: Path) -> Iterator[tuple[str, str]]:
     yield f"{_who(path)} · {path['source']} · {path['messageId']} · ", "dim"
     if path["refused"] is not None:
         yield f"refused: {path['refused']}", "red"
+        if path.get("remedy"):
+            yield f" · {path['remedy']}", ""
         return
     yield "accepted", "green"
     if path["profile"] is not None:
@@ -71,6 +73,8 @@ def event_lines(path: Path) -> Iterator[str]:
     yield f"{path.get('type') or 'event'}{name} of {_who(path)} from source {path['source']}"
     if path["refused"] is not None:
         yield f"refused {path['receivedAt']}: {path['refused']}"
+        if path.get("remedy"):
+            yield f"remedy {path['remedy']}"
         return
     yield f"accepted {path['receivedAt']}"
     profile = path["profile"]

@@ -10,6 +10,7 @@ from pipeline.identity import extract
 from pipeline.log import Batch
 from pipeline.profile import message_key
 from schemas.events import Event, ExternalId, Origin, decode_event
+from schemas.reasons import Reason
 
 
 class Parsed(NamedTuple):
@@ -64,15 +65,15 @@ def _parse(origin: Origin, value: bytes, timestamp: int) -> Parsed | Refusal:
     try:
         event = decode_event(value)
     except ValueError:
-        return Refusal(origin, "", "", "poison_record", timestamp * 1000, value)
+        return Refusal(origin, "", "", Reason.POISON_RECORD, timestamp * 1000, value)
     if event.refused is not None:
         return _refusal(origin, event, event.refused)
     if "\0" in event.message_id or "\0" in event.source:
-        return _refusal(origin, event, "bad_request")
+        return _refusal(origin, event, Reason.BAD_REQUEST)
     try:
         body = _body(event)
     except ValueError:
-        return _refusal(origin, event, "bad_request")
+        return _refusal(origin, event, Reason.BAD_REQUEST)
     ids = [one for one in extract(event.user_id, event.anonymous_id, body) if "\0" not in one.value]
     return Parsed(origin, message_key(event.source, event.message_id), event, ids, _traits(event, body), value)
 

@@ -119,6 +119,7 @@ class EventPath(Shape):
     source: str
     received_at: str
     refused: str | None = Field(description="Reason code, when the event went no further.")
+    remedy: str | None = Field(None, description="What a person can do about it.")
     body: str | None = Field(None, description="What was refused, as it came.")
     profile: PathProfile | None
     destinations: Mapping[str, PathStep]
@@ -129,6 +130,47 @@ class EventPaths(Shape):
     """Every way that a messageId took: one per source, and each refusal."""
 
     events: Sequence[EventPath]
+
+
+# ── Refusals and usage ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RefusalView(Shape):
+    """An event that went no further."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    source: str
+    message_id: str
+    code: str
+    remedy: str | None = Field(description="What a person can do about it.")
+    received_at: str
+    body: str = Field(description="What was refused, as it came; cut off where it is long.")
+
+
+class RefusalsPage(Shape):
+    """Refused events, the latest first."""
+
+    data: Sequence[RefusalView]
+    cursor: Cursor
+
+
+class UsageView(Shape):
+    """What a source used in a month: accepted events, each once, the bytes of their bodies, and how many users they name."""
+
+    month: str
+    source: str
+    events: int
+    bytes: int
+    users: int = Field(
+        description="Estimated, with a standard error of 1.6 %: userIds, and anonymousIds of events without one."
+    )
+
+
+class UsagePage(Shape):
+    """Usage by month, the latest first, and source."""
+
+    usage: Sequence[UsageView]
 
 
 # ── The balance ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -93,7 +93,25 @@ def tail(refused: bool, data: str | None, url: str | None, as_json: bool) -> Non
     follow(paths)
 
 
-COMMANDS: Final = (tail, profile, event, balance)
+@click.command()
+@click.option("--month", help="Only this one, such as 2026-11.")
+@data_option
+@url_option
+@json_option
+def usage(month: str | None, data: str | None, url: str | None, as_json: bool) -> None:
+    """Show what each source used.
+
+    By month: accepted events, the bytes of their bodies, and about how many users they name (within 1.6 % on average)."""
+    used = api_client(data, url).get("/api/usage" + (f"?month={quote(month, safe='')}" if month else ""))
+    if as_json:
+        print_json(used)
+        return
+    for one in used["usage"]:
+        numbers = f"{one['events']:,} events, {one['bytes']:,} bytes, {one['users']:,} users"
+        click.echo(f"{one['month']} {one['source']}: {numbers}")
+
+
+COMMANDS: Final = (tail, profile, event, balance, usage)
 
 
 def _show(document: Any, lines: Iterator[str], as_json: bool) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pipeline.log import Log
-from pipeline.query import metrics, paths, profiles
+from pipeline.query import metrics, paths, profiles, refusals, usage
 from pipeline.query.balance import balance
 from pipeline.store.database import Database
 from schemas.api import Error, ErrorDetail, Shape
@@ -70,6 +70,12 @@ def create_api(
         found = await profiles.look_up(database, request.path_params["address"])
         return Json(profiles.external_ids_page(found, request.query_params, request.url.path))
 
+    async def show_refusals(request: Request) -> Response:
+        return Json(await refusals.page(database, request.query_params, request.url.path))
+
+    async def show_usage(request: Request) -> Response:
+        return Json(await usage.page(database, request.query_params))
+
     guarded = _guard(token)
     profile = "/v1/spaces/default/collections/users/profiles/{address:path}"
     return Starlette(
@@ -79,6 +85,8 @@ def create_api(
             Route("/metrics", show_metrics),
             Route("/api/balance", guarded(show_balance)),
             Route("/api/events/{message_id:path}", guarded(show_event)),
+            Route("/api/refusals", guarded(show_refusals)),
+            Route("/api/usage", guarded(show_usage)),
             Route("/api/tail", guarded(tail)),
             Route("/api/profiles/{address:path}", guarded(show_profile)),
             Route(f"{profile}/traits", guarded(show_traits)),

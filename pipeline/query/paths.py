@@ -17,6 +17,7 @@ from pipeline.store.paths import Outcome
 from schemas.api import EventPath, EventPaths, PathProfile, PathStep
 from schemas.errors import Refused
 from schemas.events import Event, Origin, decode_event, decode_resolved, iso
+from schemas.reasons import remedy_for
 from schemas.topics import EVENTS, RESOLVED, partition_of
 
 SEARCHED: Final = 50_000  # records read at the most in search of one event
@@ -58,6 +59,7 @@ def describe(path: Path) -> EventPath:
         source=event.source,
         received_at=iso(event.received_at),
         refused=event.refused,
+        remedy=remedy_for(event.refused),
         body=None if event.refused is None else _text(event.body),
         profile=None
         if path.profile is None
@@ -189,6 +191,7 @@ def _refusal(row: Mapping[str, Any]) -> EventPath:
         source=row["source"],
         received_at=iso(row["received_at"]),
         refused=row["code"],
+        remedy=remedy_for(row["code"]),
         body=_text(bytes(row["body"])),
         profile=None,
         destinations={},

@@ -1,14 +1,13 @@
 """`/api/profiles` and the first part of the profile API (traits, external_ids), in the reference's shapes."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.profile import values
+from pipeline.query.pages import cursor, key_of, limit_of
 from pipeline.store.database import Database
 from pipeline.store.profiles import Found, find
-from schemas.api import Cursor, ExternalIdItem, ExternalIdsPage, ExternalIdView, ProfileView, TraitsPage
+from schemas.api import ExternalIdItem, ExternalIdsPage, ExternalIdView, ProfileView, TraitsPage
 from schemas.errors import Refused
 from schemas.events import iso
 
@@ -46,10 +45,10 @@ def summary(found: Found) -> ProfileView:
 
 def traits_page(found: Found, query: Mapping[str, str], url: str) -> TraitsPage:
     """Traits in alphabetical order, `limit` (1 to 200, default 20) at a time."""
-    limit = _limit(query, default=20, most=200)
+    limit = limit_of(query, default=20, most=200)
     include = {name for name in query.get("include", "").split(",") if name}
     names = [name for name in values(found.traits) if not include or name in include]
-    names = [name for name in names if name >= _cursor(query)]
+    names = [name for name in names if name >= key_of(query)]
     page, rest = names[:limit], names[limit:]
     shown: dict[str, Any] = {name: found.traits[name][3] for name in page}
     if query.get("verbose") == "true":
@@ -57,41 +56,20 @@ def traits_page(found: Found, query: Mapping[str, str], url: str) -> TraitsPage:
             name: {"value": value, "updated_at": iso(found.traits[name][0]), "message_id": found.traits[name][2]}
             for name, value in shown.items()
         }
-    return TraitsPage(traits=shown, cursor=_next(url, limit, rest[0] if rest else None))
+    return TraitsPage(traits=shown, cursor=cursor(url, limit, rest[0] if rest else None))
 
 
 def external_ids_page(found: Found, query: Mapping[str, str], url: str) -> ExternalIdsPage:
     """External ids in the order they were added, `limit` (1 to 100, default 25) at a time."""
-    limit = _limit(query, default=25, most=100)
+    limit = limit_of(query, default=25, most=100)
     include = {name for name in query.get("include", "").split(",") if name}
     kept = [(str(one), one, at) for one, at in found.external_ids if not include or one.type in include]
-    after = _cursor(query)
+    after = key_of(query)
     start = next((i for i, (key, _, _) in enumerate(kept) if key == after), None) if after else 0
     if start is None:
         raise Refused("invalid_request_error", "The cursor is not one of this list; begin again without `next`.")
     page, rest = kept[start : start + limit], kept[start + limit :]
     return ExternalIdsPage(
         data=[ExternalIdItem(type=one.type, id=one.value, created_at=iso(at)) for _, one, at in page],
-        cursor=_next(url, limit, rest[0][0] if rest else None),
+        cursor=cursor(url, limit, rest[0][0] if rest else None),
     )
-
-
-def _next(url: str, limit: int, key: str | None) -> Cursor:
-    following = "" if key is None else base64.urlsafe_b64encode(key.encode()).decode()
-    return Cursor(url=url, has_more=key is not None, next=following, limit=limit)
-
-
-def _limit(query: Mapping[str, str], *, default: int, most: int) -> int:
-    text = query.get("limit")
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise Refused("validation_error", f"limit must be a whole number from 1 to {most}.")
-    return int(text)
-
-
-def _cursor(query: Mapping[str, str]) -> str:
-    try:
-        return base64.urlsafe_b64decode(query.get("next", "")).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise Refused("invalid_request_error", "The cursor cannot be read; begin again without `next`.") from error

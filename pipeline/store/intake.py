@@ -1,7 +1,7 @@
 """One transaction per poll of the log: deduplicate, resolve, fold into profiles, count, move the position."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ from sqlalchemy import Connection, select
 from pipeline.graph import Graph
 from pipeline.identity import Rules
 from pipeline.parse import Parsed, Work
-from pipeline.store import bulk, schema
+from pipeline.store import bulk, schema, usage
 from pipeline.store.graph import load, save
+from pipeline.usage import Usage, month_of
 from schemas.events import ExternalId, Origin
 
 _SEEN = 'SELECT key, partition, "offset", profile FROM events WHERE key {}'
@@ -57,7 +58,7 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     applied = _lock_positions(connection, work, emitted)
     seen = _seen(connection, [one.key for one in work.events])
     graph = load(connection, (str(one) for parsed in work.events for one in parsed.ids))
-    emissions, rows, counts = _resolve(work, applied, seen, graph, rules)
+    emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules)
     refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:
         counts[refusal.source, refusal.origin.partition, "refused"] += 1
@@ -65,6 +66,7 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     bulk.insert(connection, schema.events, rows)
     bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
     _count(connection, counts)
+    usage.count(connection, used)
     now = time.time_ns() // 1000
     bulk.upsert(
         connection,
@@ -107,10 +109,11 @@ _Counts = Counter[tuple[str, int, str]]
 
 def _resolve(
     work: Work, applied: Mapping[int, int], seen: dict[bytes, Seen], graph: Graph, rules: Rules
-) -> tuple[list[Emission], list[_Row], _Counts]:
+) -> tuple[list[Emission], list[_Row], _Counts, Mapping[usage.Key, Usage]]:
     emissions: list[Emission] = []
     rows: list[_Row] = []
     counts: _Counts = Counter()
+    used: defaultdict[usage.Key, Usage] = defaultdict(Usage)
     now = time.time_ns() // 1000
     for parsed in work.events:
         origin, key, event, ids, traits, value = parsed
@@ -129,8 +132,10 @@ def _resolve(
             counts[event.source, origin.partition, "accepted"] += 1
             if not outcome.profile:
                 counts[event.source, origin.partition, "unresolved"] += 1
+            month = used[month_of(event.received_at), event.source, origin.partition]
+            month.add(len(event.body), event.user_id or event.anonymous_id)
             emissions.append(Emission(origin, outcome.profile, outcome.ids, event.key, value))
-    return emissions, rows, counts
+    return emissions, rows, counts, used
 
 
 def _promoted(parsed: Parsed, profile: str, graph: Graph) -> list[ExternalId]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, tuple_
 
 from pipeline.store import bulk, schema
 from schemas.events import Origin
@@ -67,6 +67,31 @@ def refusals(connection: Connection, message_id: str, most: int = 10) -> list[di
         select(table).where(table.c.message_id == message_id).order_by(table.c.received_at.desc()).limit(most)
     )
     return [dict(row._mapping) for row in rows]
+
+
+class Place(NamedTuple):
+    """Where a refusal stands among all, by time."""
+
+    received_at: int
+    partition: int
+    offset: int
+
+
+def refusals_before(
+    connection: Connection, before: Place | None, *, source: str | None, code: str | None, since: int | None, most: int
+) -> list[dict[str, Any]]:
+    """Refused events, the latest first, beginning after `before`. `since` in microseconds."""
+    table = schema.refusals
+    place = (table.c.received_at, table.c.partition, table.c.offset)
+    statement = select(table).order_by(*[column.desc() for column in place]).limit(most)
+    if before is not None:
+        statement = statement.where(tuple_(*place) < tuple_(*before))
+    for column, wanted in ((table.c.source, source), (table.c.code, code)):
+        if wanted is not None:
+            statement = statement.where(column == wanted)
+    if since is not None:
+        statement = statement.where(table.c.received_at >= since)
+    return [dict(row._mapping) for row in connection.execute(statement)]
 
 
 def known_sources(connection: Connection) -> list[str]:

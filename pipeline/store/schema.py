@@ -12,6 +12,7 @@ Books:
   events       one row per accepted event: dedupe key and where it stands in the log
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
   intake       counters of the pipeline, in the transaction of the positions they belong to
+  usage        events, bytes and a sketch of the users of each month and source
   destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
   destination_state    how each destination fares, for people
   exceptions   what cannot be told from a position: held back, waiting for a retry, delivered late, dead
@@ -114,6 +115,7 @@ refusals: Final = Table(
     Column("received_at", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Index("refusals_by_message", "message_id"),
+    Index("refusals_by_time", "received_at", "partition", "offset"),
 )
 
 positions: Final = Table(
@@ -134,6 +136,17 @@ intake: Final = Table(
     Column("duplicates", BigInteger, nullable=False),
     Column("refused", BigInteger, nullable=False),
     Column("unresolved", BigInteger, nullable=False),  # part of accepted: no identifier was left
+)
+
+usage: Final = Table(
+    "usage",
+    metadata,
+    Column("month", String, primary_key=True),  # 2026-11, by when the event was received
+    Column("source", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),
+    Column("events", BigInteger, nullable=False),  # accepted, each once
+    Column("bytes", BigInteger, nullable=False),  # of their bodies
+    Column("users", LargeBinary, nullable=False),  # a sketch: see pipeline/usage.py
 )
 
 destination_positions: Final = Table(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from collector.accept import Accepted, accept
 from collector.body import decompress
 from collector.headers import BasicAuth, client_ip
-from collector.reasons import Reason
+from schemas.reasons import Reason
 from collector.routes import ROUTES
 from collector.timestamps import EARLIEST, LATEST, event_time, parse_time
 from schemas.errors import Refused

@@ -15,11 +15,11 @@ from collector.accept import EVENT_LIMIT, EVENTS_LIMIT, Accepted, accept
 from collector.body import BODY_LIMIT, decompress
 from collector.headers import BasicAuth, client_ip, preflight
 from collector.ids import MessageIds
-from collector.reasons import REMEDIES, Reason
 from collector.routes import ROUTES
 from collector.timestamps import event_time, parse_time
 from schemas.errors import Refused
 from schemas.events import Event, Origin, Resolved, decode_event, iso, materialize
+from schemas.reasons import REMEDIES, Reason
 
 NOW = 1_767_225_785_200_000  # 2026-01-01T00:03:05.200Z
 SOURCES = {"wk": "web", "wk2": "app"}
@@ -219,6 +219,7 @@ def test_every_reason_is_listed_with_a_remedy() -> None:
         Reason.UNKNOWN_SOURCE,
         Reason.TOO_MANY_EVENTS,
         Reason.SOURCE_DISABLED,
+        Reason.POISON_RECORD,  # the pipeline's
     }
     assert reached == set(Reason)
 

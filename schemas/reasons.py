@@ -40,7 +40,15 @@ class Reason(StrEnum):
     NESTED_TOO_DEEPLY = "nested_too_deeply"
     TOO_MANY_EVENTS = "too_many_events"
     SOURCE_DISABLED = "source_disabled"
+    POISON_RECORD = "poison_record"
 
+
+def remedy_for(code: str | None) -> str | None:
+    """What a person can do about a reason code; None for one that is not known, from another version perhaps."""
+    return REMEDIES.get(Reason(code)) if code in _CODES else None
+
+
+_CODES: Final = frozenset(Reason)
 
 REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.BAD_REQUEST: "Send one JSON object per event, with a type of track, identify, page, screen, group or alias.",
@@ -69,5 +77,6 @@ REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.MESSAGE_TOO_LARGE: "Keep an event, with what the batch adds to it, within 32 KiB of JSON.",
     Reason.NESTED_TOO_DEEPLY: "Keep an event within 128 levels of nesting.",
     Reason.TOO_MANY_EVENTS: "Send at most 2,500 events in a batch.",
+    Reason.POISON_RECORD: "Find out what else writes to the log: this record is not the collector's.",
     Reason.SOURCE_DISABLED: "Enable the source, or let its senders stop.",
 }
