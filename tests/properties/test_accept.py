@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from collector.accept import Accepted, accept
 from collector.body import decompress
 from collector.headers import BasicAuth, client_ip
-from schemas.reasons import Reason
 from collector.routes import ROUTES
 from collector.timestamps import EARLIEST, LATEST, event_time, parse_time
 from schemas.errors import Refused
 from schemas.events import ExternalId, Origin, Resolved, decode_event, materialize
+from schemas.reasons import Reason
 
 NOW = 1_767_225_600_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
