@@ -177,11 +177,13 @@ def create_collector(
     append_timeout: float = 7.0,
     max_in_flight_bytes: int = 64 << 20,
     policies: Mapping[str, Policy] | None = None,
+    bearer: Callable[[bytes], str] | None = None,
     fallback: ASGIApp | None = None,
 ) -> Collector:
     """The collector over an open log. `sources` maps write keys to source names; `clock` gives UTC microseconds;
     `trusted_hops` is the number of own proxies in front, each of which adds to X-Forwarded-For. `append_timeout` in seconds:
-    SDKs give up after 8 and send again. `policies` by source name."""
+    SDKs give up after 8 and send again. `policies` by source name; `bearer` finds the
+    source of an OAuth token, and raises Refused."""
     intake = Intake(
         log=log,
         sources=sources,
@@ -190,5 +192,6 @@ def create_collector(
         append_timeout=append_timeout,
         max_in_flight_bytes=max_in_flight_bytes,
         policies=policies or {},
+        bearer=bearer,
     )
     return Collector(intake, trusted_hops=trusted_hops, fallback=fallback)

@@ -3,7 +3,7 @@
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -15,11 +15,13 @@ Headers = list[tuple[bytes, bytes]]
 # ── Authorization ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class BasicAuth:
-    """Finds the source of an Authorization header. Known keys are one look-up in a table of whole header values."""
+class Authorization:
+    """Finds the source of an Authorization header. Known keys are one look-up in a table of whole header values. `bearer`
+    finds the source of a token; without it, tokens are passed over."""
 
-    def __init__(self, sources: Mapping[str, str]) -> None:
+    def __init__(self, sources: Mapping[str, str], bearer: Callable[[bytes], str] | None = None) -> None:
         self._sources = sources
+        self._bearer = bearer
         self._whole = {
             b"Basic " + b64encode(f"{key}{colon}".encode()): source
             for key, source in sources.items()
@@ -27,13 +29,15 @@ class BasicAuth:
         }
 
     def source(self, authorization: bytes | None) -> str | None:
-        """None when the header names no write key (none, Bearer, an empty user): then the body has to. Refused when it
+        """None when the header names no source (there is none, or an empty user): then the body has to. Refused when it
         names an unknown one. The password is ignored, and so is a missing colon."""
         if authorization is None:
             return None
         source = self._whole.get(authorization)
         if source is not None:
             return source
+        if self._bearer is not None and authorization[:7].lower() == b"bearer ":
+            return self._bearer(authorization[7:].strip())
         key = _basic_user(authorization)
         if not key:
             return None

@@ -16,7 +16,7 @@ from collector.accept import Accepted, accept
 from collector.answers import SUCCESS, error_body
 from collector.body import BODY_LIMIT, decompress, too_large
 from collector.counts import Counts
-from collector.headers import BasicAuth
+from collector.headers import Authorization
 from collector.ids import MessageIds
 from collector.routes import Route
 from collector.sources import Gates, Policy, RateLimited
@@ -80,12 +80,13 @@ class Intake:
         append_timeout: float,
         max_in_flight_bytes: int,
         policies: Mapping[str, Policy],
+        bearer: Callable[[bytes], str] | None,
     ) -> None:
         self.counts = Counts()
         self.in_flight_bytes = 0
         self.sources = sources
         self._log = log
-        self._auth = BasicAuth(sources)
+        self._auth = Authorization(sources, bearer)
         self._gates = Gates(policies)
         self._clock = clock
         self._new_id = new_id or MessageIds()

@@ -14,6 +14,7 @@ from millrace.settings import Settings
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
+    from collector.oauth import OAuth
     from collector.sources import Policy
     from pipeline.delivery.limits import Destination
     from pipeline.log import Log
@@ -31,6 +32,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
     """HTTP in, log out. The database is only asked by the API: without it events are still taken."""
     from collector.app import create_collector
     from collector.browser_sdk import browser_sdk_routes, read_browser_sdk
+    from collector.oauth import oauth_routes
     from collector.protocol import protocol_class
     from millrace.ingest_metrics import ingest_metrics
     from millrace.process import settle
@@ -38,6 +40,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
     from pipeline.query.app import create_api
 
     browser_sdk = read_browser_sdk(settings.environment.data / "browser-sdk")
+    tokens = oauth(settings)
     async with open_log(settings) as events:
         with open_database(settings) as database:
             collector = create_collector(
@@ -45,6 +48,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 sources=write_keys(settings),
                 trusted_hops=settings.config.collector.trusted_hops,
                 policies=policies(settings),
+                bearer=None if tokens is None else tokens.source,
             )
             api = create_api(
                 events,
@@ -53,7 +57,11 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 destinations=tuple(settings.destinations),
                 ingest_metrics=lambda: ingest_metrics(collector),
             )
-            routes = [*collector.routes(), *browser_sdk_routes(browser_sdk, write_keys(settings))]
+            routes = [
+                *collector.routes(),
+                *(() if tokens is None else oauth_routes(tokens)),
+                *browser_sdk_routes(browser_sdk, write_keys(settings)),
+            ]
             api.router.routes[:0] = routes  # before the API's own, whose last one takes every path
             collector.fallback = ending_with(stop, api)
             async with beside(_look_at_database(settings, database)):
@@ -195,6 +203,23 @@ def mounted(settings: Settings) -> "Sequence[Destination]":
         )
         for name, config in settings.destinations.items()
     ]
+
+
+def oauth(settings: Settings) -> "OAuth | None":
+    """None when no source has clients. Tokens are signed with a secret of the API token's, which all collect processes share."""
+    from hashlib import blake2b
+
+    from collector.oauth import ClientKey, OAuth
+
+    keys = {
+        key_id: ClientKey(client_id=client_id, source=name, pem=pem)
+        for name, source in settings.sources.items()
+        for client_id, client in source.oauth_clients.items()
+        for key_id, pem in client.keys.items()
+    }
+    if not keys:
+        return None
+    return OAuth(keys, blake2b(settings.api_token.get_secret_value().encode(), person=b"oauth").digest())
 
 
 @asynccontextmanager

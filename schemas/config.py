@@ -13,6 +13,19 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+PublicKey = Annotated[
+    str, Field(pattern=r"^\s*-----BEGIN (RSA )?PUBLIC KEY-----[\s\S]+-----END (RSA )?PUBLIC KEY-----\s*$")
+]
+
+
+class OAuthClientConfig(_Model):
+    """A server that gets tokens for a source by signing with its private key."""
+
+    keys: dict[str, PublicKey] = Field(
+        description="RSA public keys (PEM) by key id; two while one replaces the other.", min_length=1, max_length=2
+    )
+
+
 class SourceConfig(_Model):
     """Where events come from: a web page, an app, a server."""
 
@@ -32,6 +45,11 @@ class SourceConfig(_Model):
         None,
         description="Origins of the pages that may send, like https://shop.example; any when left out. What does not come "
         "from a page (servers, apps) names no origin and is not restricted.",
+    )
+    oauth_clients: dict[str, OAuthClientConfig] = Field(
+        default_factory=dict,
+        description="Servers that authenticate by OAuth (client credentials at /token), by client id. The write key goes on to "
+        "work beside it.",
     )
     events_per_second: float | None = Field(
         None,

@@ -145,12 +145,23 @@ class _Check:
                 path: Path = ("sources", name, member)
                 if isinstance(key, str) and path not in self.unknown and owners.setdefault(key, name) != name:
                     self.tree.fault(path, f"is also the write key of source {owners[key]}; give each source its own")
+        self._key_ids(raw)
         for name, one in _mapping(raw, "destinations").items():
             wanted = one.get("sources") if isinstance(one, dict) else None
             for index, source in enumerate(wanted if isinstance(wanted, list) else []):
                 path = ("destinations", name, "sources", index)
                 if isinstance(source, str) and source not in sources and path not in self.unknown:
                     self.tree.fault(path, f"unknown source; {suggest(source, list(sources))}")
+
+    def _key_ids(self, raw: Any) -> None:
+        """A token request names only its key."""
+        owners: dict[str, Path] = {}
+        for name, source in _mapping(raw, "sources").items():
+            for client, one in _mapping(source, "oauth_clients").items():
+                for key_id in _mapping(one, "keys"):
+                    path: Path = ("sources", name, "oauth_clients", client, "keys", key_id)
+                    if owners.setdefault(key_id, path) != path:
+                        self.tree.fault(path, f"is also a key id of source {owners[key_id][1]}; give each key its own")
 
 
 def _without_blanks(raw: Any) -> Any:

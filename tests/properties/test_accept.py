@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from collector.accept import Accepted, accept
 from collector.body import decompress
-from collector.headers import BasicAuth, client_ip
+from collector.headers import Authorization, client_ip
 from collector.routes import ROUTES
 from collector.timestamps import EARLIEST, LATEST, event_time, parse_time
 from schemas.errors import Refused
@@ -130,7 +130,7 @@ def test_any_header_is_read_or_refused(header: bytes, forwarded: list[bytes], ho
     client_ip("127.0.0.1", forwarded, hops)
     for authorization in (header, b"Basic " + header):
         try:
-            BasicAuth({"wk": "web"}).source(authorization)
+            Authorization({"wk": "web"}).source(authorization)
         except Refused:
             continue
 

@@ -13,7 +13,7 @@ import zstandard
 
 from collector.accept import EVENT_LIMIT, EVENTS_LIMIT, Accepted, accept
 from collector.body import BODY_LIMIT, decompress
-from collector.headers import BasicAuth, client_ip, preflight
+from collector.headers import Authorization, client_ip, preflight
 from collector.ids import MessageIds
 from collector.routes import ROUTES
 from collector.timestamps import event_time, parse_time
@@ -378,12 +378,12 @@ def test_events_of_a_batch_go_each_to_the_source_of_its_own_key() -> None:
     ],
 )
 def test_basic_auth_is_read_with_and_without_colon(header: bytes | None, source: str | None) -> None:
-    assert BasicAuth(SOURCES).source(header) == source
+    assert Authorization(SOURCES).source(header) == source
 
 
 def test_an_unknown_key_in_the_header_is_refused_even_if_the_body_has_a_known_one() -> None:
     with pytest.raises(Refused) as refused:
-        BasicAuth(SOURCES).source(b"Basic bm86")
+        Authorization(SOURCES).source(b"Basic bm86")
     assert refused.value.code == "unknown_source"
 
 

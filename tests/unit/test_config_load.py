@@ -13,6 +13,7 @@ from schemas.config import (
     DestinationConfig,
     FilterConfig,
     LogConfig,
+    OAuthClientConfig,
     RetentionConfig,
     SourceConfig,
 )
@@ -125,7 +126,7 @@ log:
         "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, log)",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
         "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
-        "second_write_key, enabled, origins, events_per_second)",
+        "second_write_key, enabled, origins, oauth_clients, events_per_second)",
         "millrace.yaml:5 sources.Bad Name: is not a name; start with a lower-case letter, then letters, digits, _ or -, "
         "63 in all at most",
         "millrace.yaml:8 sources.app.write_key: must be text; put it in quotes",
@@ -259,6 +260,13 @@ def test_the_minimal_file_says_one_source() -> None:
     assert example("millrace.minimal.yaml") == {"sources": {"website": {"write_key": SecretStr("wk_change_me")}}}
 
 
+def loaded_key(loaded: Loaded) -> str:
+    """A key is a key, whatever its digits."""
+    key = loaded.config.sources["backend"].oauth_clients["reports"].keys["reports-2026"]
+    assert key.startswith("-----BEGIN PUBLIC KEY-----")
+    return key
+
+
 def test_the_reference_file_says_everything() -> None:
     loaded = load_file(ROOT / "millrace.example.yaml", {}, lambda: {"duckdb": Anything, "webhook": Anything})
 
@@ -271,6 +279,7 @@ def test_the_reference_file_says_everything() -> None:
                 write_key=SecretStr("wk_backend"),
                 second_write_key=SecretStr("wk_backend_next"),
                 enabled=True,
+                oauth_clients={"reports": OAuthClientConfig(keys={"reports-2026": loaded_key(loaded)})},
                 events_per_second=5000,
             ),
         },
@@ -296,5 +305,14 @@ def test_the_shipped_files_pass_the_real_checks(name: str) -> None:
 
 def test_the_reference_file_names_every_key_there_is() -> None:
     text = (ROOT / "millrace.example.yaml").read_text()
-    for model in (Config, CollectorConfig, SourceConfig, DestinationConfig, FilterConfig, LogConfig, RetentionConfig):
+    for model in (
+        Config,
+        CollectorConfig,
+        SourceConfig,
+        OAuthClientConfig,
+        DestinationConfig,
+        FilterConfig,
+        LogConfig,
+        RetentionConfig,
+    ):
         assert [name for name in model.model_fields if f"{name}:" not in text] == []

@@ -1,0 +1,171 @@
+"""OAuth for servers: what proves a client, what its token is good for, and what SDKs read in a refusal."""
+
+import hmac
+import json
+from base64 import urlsafe_b64encode
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+from starlette.applications import Starlette
+
+from collector.app import create_collector
+from collector.oauth import ASSERTION_LIFETIME, LIFETIME, ClientKey, OAuth, TokenRefused, oauth_routes
+from schemas.errors import ConfigError, Refused
+from tests.unit.test_collector import RecordingLog, call, dumped
+
+NOW = 1_767_225_600
+PRIVATE = RSAKey.generate_key(2048, private=True)
+OTHER = RSAKey.generate_key(2048, private=True)
+TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+class Clock:
+    now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def oauth(clock: Clock) -> OAuth:
+    pem = PRIVATE.as_pem(private=False).decode()
+    return OAuth({"k1": ClientKey(client_id="reports", source="backend", pem=pem)}, b"s" * 32, clock)
+
+
+def assertion(*, key: RSAKey = PRIVATE, header: dict[str, Any] | None = None, **claims: Any) -> str:
+    """As SDKs make it; claims that are None are left out."""
+    whole = {
+        "sub": "reports",
+        "iss": "reports",
+        "aud": "https://cdp.example",
+        "iat": NOW - 5,
+        "exp": NOW + 55,
+        "jti": "j1",
+        **claims,
+    }
+    given = {name: value for name, value in whole.items() if value is not None}
+    return jwt.encode(header or {"alg": "RS256", "typ": "JWT", "kid": "k1"}, given, key)
+
+
+def form(**fields: str) -> dict[str, str]:
+    whole = {"grant_type": "client_credentials", "client_assertion_type": TYPE, "scope": "tracking_api:write"}
+    return {**whole, "client_assertion": assertion(), **fields}
+
+
+def test_a_proven_client_gets_a_token_for_its_source(oauth: OAuth) -> None:
+    answer = oauth.token(form(), "cdp.example")
+    token = answer.pop("access_token")
+    assert answer == {"token_type": "Bearer", "expires_in": LIFETIME, "scope": "tracking_api:write"}
+    assert oauth.source(token.encode()) == "backend"
+
+
+def test_a_token_ends(oauth: OAuth, clock: Clock) -> None:
+    token = oauth.token(form(), "cdp.example")["access_token"].encode()
+    assert oauth.source(token) == "backend"
+    clock.now += LIFETIME
+    with pytest.raises(Refused, match="expired"):
+        oauth.source(token)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "status"),
+    [
+        ({"grant_type": "password"}, "unsupported_grant_type", 400),
+        ({"client_assertion_type": "other"}, "invalid_request", 400),
+        ({"scope": "public_api:read_write"}, "invalid_scope", 400),
+        ({"client_assertion": "no.jwt"}, "invalid_client", 401),
+        ({"client_assertion": assertion(key=OTHER)}, "invalid_client", 401),
+        ({"client_assertion": assertion(header={"alg": "RS256", "kid": "k2"})}, "invalid_client", 401),
+        ({"client_assertion": assertion(header={"alg": "RS256"})}, "invalid_client", 401),
+        ({"client_assertion": assertion(sub="other")}, "invalid_client", 401),
+        ({"client_assertion": assertion(aud="https://elsewhere.example")}, "invalid_client", 401),
+        ({"client_assertion": assertion(jti=None)}, "invalid_request", 400),
+        ({"client_assertion": assertion(exp=None)}, "invalid_request", 400),
+        ({"client_assertion": assertion(exp="soon")}, "invalid_request", 400),
+        ({"client_assertion": assertion(exp=NOW + ASSERTION_LIFETIME)}, "invalid_request", 400),
+    ],
+)
+def test_who_does_not_prove_a_client_gets_none(oauth: OAuth, fields: dict[str, str], error: str, status: int) -> None:
+    with pytest.raises(TokenRefused) as refused:
+        oauth.token(form(**fields), "cdp.example")
+    assert (refused.value.error, refused.value.status) == (error, status)
+
+
+def test_an_assertion_without_a_signature_or_with_a_shared_one_proves_nothing(oauth: OAuth) -> None:
+    public = PRIVATE.as_pem(private=False)
+    claims = {"sub": "reports", "aud": "https://cdp.example", "iat": NOW, "exp": NOW + 55, "jti": "j"}
+    signed = b".".join(urlsafe_b64encode(dumped(part)).rstrip(b"=") for part in ({"alg": "HS256", "kid": "k1"}, claims))
+    shared = b".".join((signed, urlsafe_b64encode(hmac.digest(public, signed, "sha256")).rstrip(b"="))).decode()
+    unsigned = assertion().rpartition(".")[0] + "."
+    for forged in (shared, unsigned):
+        with pytest.raises(TokenRefused, match="client_assertion"):
+            oauth.token(form(client_assertion=forged), "cdp.example")
+
+
+@pytest.mark.parametrize(
+    ("claims", "description"),
+    [
+        ({"iat": NOW - 100, "exp": NOW - 10}, "Token is expired"),
+        ({"iat": NOW + 30, "exp": NOW + 60}, "Token used before issued"),
+    ],
+)
+def test_a_wrong_clock_is_told_in_the_words_that_sdks_know(oauth: OAuth, claims: Any, description: str) -> None:
+    with pytest.raises(TokenRefused) as refused:
+        oauth.token(form(client_assertion=assertion(**claims)), "cdp.example")
+    assert (refused.value.error, refused.value.description) == ("invalid_request", description)
+
+
+def test_an_assertion_works_once(oauth: OAuth) -> None:
+    fields = form()
+    oauth.token(fields, "cdp.example")
+    with pytest.raises(TokenRefused, match="used before"):
+        oauth.token(fields, "cdp.example")
+
+
+@pytest.mark.parametrize("token", [b"", b"x", b"a.b.c", assertion().encode(), "ü".encode()])
+def test_what_is_no_token_of_ours_opens_nothing(oauth: OAuth, token: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        oauth.source(token)
+    assert (refused.value.status, refused.value.code) == (401, "invalid_token")
+
+
+def test_a_key_that_cannot_be_read_says_which_one() -> None:
+    with pytest.raises(ConfigError, match=r"sources\.backend\.oauth_clients: key k1 cannot be read"):
+        OAuth({"k1": ClientKey(client_id="reports", source="backend", pem="-----BEGIN PUBLIC KEY-----")}, b"s" * 32)
+
+
+async def test_the_whole_way_from_the_form_to_the_log(oauth: OAuth) -> None:
+    """SDKs do not escape the colons of their form, and send the write key beside the token."""
+    log = RecordingLog()
+    app = Starlette(routes=oauth_routes(oauth))
+    collector = create_collector(log=log, sources={"wk": "web", "wk2": "backend"}, bearer=oauth.source, fallback=app)
+    body = urlencode(form(), safe=":").encode()
+    for path, status in (("/token", 200), ("/oauth2/token", 400)):  # the second time, it was used before
+        answer = await call(collector, "POST", path, body, {"host": "cdp.example"})
+        assert answer.status == status
+    assert json.loads(answer.body) == {
+        "error": "invalid_request",
+        "error_description": "the assertion was used before (jti)",
+    }
+    token = oauth.token(form(client_assertion=assertion(jti="j2")), "cdp.example")["access_token"]
+    batch = dumped({"batch": [{"type": "track", "event": "A", "userId": "u"}], "writeKey": "wk2"})
+    statuses = [
+        (await call(collector, "POST", "/v1/batch", batch, {"authorization": f"{scheme} {value}"})).status
+        for scheme, value in (("Bearer", token), ("bearer", token), ("Bearer", "forged"))
+    ]
+    assert (statuses, [event.source for event in log.events]) == ([200, 200, 401], ["backend", "backend"])
+
+
+async def test_a_form_that_is_none_is_refused_as_oauth_does(oauth: OAuth) -> None:
+    app = create_collector(log=RecordingLog(), sources={}, fallback=Starlette(routes=oauth_routes(oauth)))
+    for body in (b"", b"\xff", b"grant_type=a&grant_type=b", b"x" * 20_000, b"&".join([b"a=b"] * 50)):
+        answer = await call(app, "POST", "/token", body, {"host": "cdp.example"})
+        assert (answer.status, set(answer.json)) == (400, {"error", "error_description"})
