@@ -308,7 +308,7 @@ def plain_record(plain: Plain, kind: str | None, body: bytes, sent_at: int | Non
         message,
         anonymous,
         user,
-        event_time(parse_time(plain.timestamp), sent_at, shared.received_at),
+        event_time(parse_time(plain.timestamp or plain.original_timestamp), sent_at, shared.received_at),
         shared.sent if sent_at == shared.sent_at else shared.sent_part(sent_at),
         shared.tail,
         body,
@@ -347,7 +347,7 @@ class _Taker:
         if reason is None:
             reason = _size_refusal(body) or refusal(kind, item, body, anonymous_id, user_id)
         sent_at = batch_sent_at if item.sent_at is None else parse_time(item.sent_at)
-        timestamp = event_time(parse_time(item.timestamp), sent_at, self.shared.received_at)
+        timestamp = event_time(parse_time(item.timestamp or item.original_timestamp), sent_at, self.shared.received_at)
         message_id = item.message_id
         if reason is None:
             self.accepted += 1

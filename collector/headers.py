@@ -26,7 +26,7 @@ class Authorization:
             b"Basic " + b64encode(f"{key}{colon}".encode()): source
             for key, source in sources.items()
             for colon in (":", "")
-        }
+        } | {b"Bearer " + key.encode(): source for key, source in sources.items()}  # Customer.io's regional keys
 
     def source(self, authorization: bytes | None) -> str | None:
         """None when the header names no source (there is none, or an empty user): then the body has to. Refused when it

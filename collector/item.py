@@ -41,6 +41,7 @@ class Item(msgspec.Struct, gc=False, rename="camel"):
     anonymous_id: Any = None
     user_id: Any = None
     timestamp: Any = None
+    original_timestamp: Any = None  # RudderStack's Node.js SDK sends it in place of `timestamp`
     sent_at: Any = None
     write_key: Any = None
     event: Any = None
@@ -74,6 +75,7 @@ class Plain(msgspec.Struct, gc=False, rename="camel"):
     anonymous_id: _Id | None = None
     user_id: _Id | None = None
     timestamp: Any = None
+    original_timestamp: Any = None
     sent_at: Any = None
     write_key: Any = None
     event: _Name | None = None

@@ -34,7 +34,7 @@ def sdk_routes(sources: Mapping[str, str], take: Take, trusted_hops: int) -> Seq
         if write_key not in sources:
             return _json(request, error_body("unknown_source", "the write key is unknown"), status=404)
         host = request.headers.get("host", "")
-        return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request, trusted_hops))))
+        return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request))))
 
     async def metrics(request: Request) -> Response:
         async for _ in request.stream():
@@ -50,6 +50,9 @@ def sdk_routes(sources: Mapping[str, str], take: Take, trusted_hops: int) -> Seq
         for slash in ("", "/"):
             paths += (
                 Path(f"{prefix}/projects/{{write_key}}/settings{slash}", _with_preflight(settings), methods=_GET),
+                Path(
+                    f"{prefix}/{{write_key}}/settings{slash}", _with_preflight(settings), methods=_GET
+                ),  # React Native
                 Path(f"{prefix}/m{slash}", _with_preflight(metrics), methods=["POST", "OPTIONS"]),
                 Path(f"{prefix}/pixel/{{type}}{slash}", _with_preflight(pixel), methods=_GET),
             )
@@ -91,8 +94,9 @@ def _answer(request: Request, body: bytes, headers: list[tuple[bytes, bytes]]) -
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _scheme(request: Request, trusted_hops: int) -> str:
-    forwarded = request.headers.get("x-forwarded-proto") if trusted_hops else None
+def _scheme(request: Request) -> str:
+    """What the asker's own settings say of the way to us; nobody else is concerned, so that whoever ends TLS is believed."""
+    forwarded = request.headers.get("x-forwarded-proto")
     return forwarded.rpartition(",")[2].strip().lower() if forwarded else request.url.scheme
 
 

@@ -9,7 +9,7 @@ import orjson
 from pipeline.identity import extract
 from pipeline.log import Batch
 from pipeline.profile import message_key
-from schemas.events import Event, ExternalId, Origin, decode_event
+from schemas.events import Event, ExternalId, Origin, decode_event, identified
 from schemas.reasons import Reason
 
 
@@ -94,8 +94,7 @@ def _body(event: Event) -> Mapping[str, Any] | None:
 
 
 def _traits(event: Event, body: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """An identify writes its traits; `context.traits` of other calls are passed on and change nothing."""
+    """Only an identify writes traits; those in the context of other calls are passed on and change nothing."""
     if event.type != "identify" or body is None:
         return None
-    traits = body.get("traits")
-    return traits if isinstance(traits, dict) else None
+    return identified(body)

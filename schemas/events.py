@@ -376,6 +376,14 @@ def iso(micros: int) -> str:
 _INTERNAL: Final = ("writeKey", "projectId", "_metadata")
 
 
+def identified(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The traits that an identify writes. RudderStack's Python SDK has them in `context.traits` alone."""
+    traits, context = body.get("traits"), body.get("context")
+    if traits is None and isinstance(context, dict):
+        traits = context.get("traits")
+    return traits if isinstance(traits, dict) else None
+
+
 def materialize(resolved: Resolved) -> dict[str, Any]:
     """The whole event, decoded: what the client sent, with the server's fields set and the internal ones gone.
 
@@ -387,7 +395,9 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
         raise ValueError("the body is not a JSON object")
     for name in _INTERNAL:
         full.pop(name, None)
-    full["originalTimestamp"] = full.get("timestamp")
+    full["originalTimestamp"] = full.get("timestamp") or full.get("originalTimestamp")
+    if event.type == "identify" and (traits := identified(full)) is not None:
+        full["traits"] = traits
     full["type"] = event.type
     full["messageId"] = event.message_id
     full["timestamp"] = iso(event.timestamp)
