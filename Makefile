@@ -2,11 +2,12 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench kafka lock clean
+.PHONY: help run test check bench kafka sdks browser-sdk lock clean
 
 BIN := .venv/bin
 READY := .venv/.millrace
 KAFKA := .kafka/complete
+BROWSER_SDK := $(or $(MILLRACE_DATA),data)/browser-sdk
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 help:
@@ -14,13 +15,14 @@ help:
 	@echo 'make test   lint, types and every test, on real Kafka and PostgreSQL'
 	@echo 'make check  lint and types'
 	@echo 'make bench  measure; results in benchmarks/results (ARGS chooses)'
+	@echo 'make browser-sdk  put the browser SDK into the data folder, from where pages can load it (needs npm)'
 	@echo 'make lock   renew requirements.lock from pyproject.toml (ARGS="--upgrade" for newer versions)'
 	@echo 'make clean  remove what was set up; data stay'
 
 run: $(READY)
 	@exec $(BIN)/millrace up $(ARGS)
 
-test: $(READY) kafka check
+test: $(READY) kafka sdks check
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)
@@ -67,9 +69,19 @@ $(KAFKA): tools/kafka/pom.xml
 	@mvn -q -B -Dstyle.color=never -f tools/kafka/pom.xml generate-resources -Dkafka.libs=$(CURDIR)/.kafka/libs
 	@touch $@
 
+# The real SDKs that the tests drive. What is missing for them is said by the tests, as with the broker.
+sdks: $(READY)
+	@$(BIN)/python -m tests.sdks.installed
+
+browser-sdk:
+	@command -v npm >/dev/null || { echo 'make: the browser SDK needs npm (Debian, Ubuntu: apt install npm)' >&2; exit 1; }
+	@rm -rf .sdks/browser && mkdir -p .sdks/browser $(BROWSER_SDK)
+	@cp tools/browser-sdk/package*.json tools/browser-sdk/.npmrc .sdks/browser && cd .sdks/browser && npm ci --loglevel=error
+	@cd .sdks/browser/node_modules/@segment/analytics-next && cp LICENSE.MD dist/umd/standalone.js dist/umd/*.bundle.*.js $(abspath $(BROWSER_SDK))/
+
 lock:
 	@uv=$$(command -v uv || command -v $(BIN)/uv) || { echo 'make: `make lock` needs uv: install it from your package manager, or with .venv/bin/python -m pip install uv' >&2; exit 1; }; \
 	$$uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate --quiet -o requirements.lock $(ARGS)
 
 clean:
-	rm -rf .venv .kafka build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .kafka .sdks build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
