@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random, SystemRandom
@@ -17,7 +17,6 @@ from typing import Any, Final
 import pytest
 
 from pipeline.store.database import Database
-from tests.conftest import absent
 from tests.crash.deployment import WRITE_KEY, Deployment
 from tests.crash.load import Load
 from tests.crash.shop import population
@@ -35,9 +34,8 @@ from tests.crash.verdict import (
     warehouse_faults,
     webhook_faults,
 )
-from tests.services.kafka import KafkaBroker, kafka_libs
+from tests.services.kafka import KafkaBroker
 from tests.services.postgres import PostgresServer
-from tests.services.process import ServiceAbsent
 
 SECONDS: Final = float(os.environ.get("MILLRACE_CRASH_SECONDS", "60"))
 SEED: Final = int(os.environ.get("MILLRACE_CRASH_SEED", SystemRandom().randrange(1 << 32)))
@@ -52,20 +50,6 @@ FREEZE_RESTS: Final = 20.0
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(SECONDS + QUIET + 240)]
 
 
-@pytest.fixture
-def own_broker() -> Iterator[KafkaBroker]:
-    """A broker that no other test has written to, nor will be hurt by."""
-    try:
-        broker = KafkaBroker(kafka_libs())
-    except ServiceAbsent as reason:
-        absent(reason)
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.remove()
-
-
 async def test_nothing_is_lost_or_doubled_on_one_machine(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, seed=SEED)
     await survive(deployment, {"freeze": (freezing(deployment, "process-1", 2.0), FREEZE_RESTS)})
@@ -74,17 +58,17 @@ async def test_nothing_is_lost_or_doubled_on_one_machine(tmp_path: Path) -> None
 @pytest.mark.kafka
 @pytest.mark.postgres
 async def test_nothing_is_lost_or_doubled_on_kafka_and_postgresql(
-    tmp_path: Path, own_broker: KafkaBroker, postgres_server: PostgresServer, postgres_url: str
+    tmp_path: Path, own_kafka_broker: KafkaBroker, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     async def broker() -> None:
-        await asyncio.to_thread(own_broker.kill)
-        await asyncio.to_thread(own_broker.start)
+        await asyncio.to_thread(own_kafka_broker.kill)
+        await asyncio.to_thread(own_kafka_broker.start)
 
     async def backend() -> None:
         await asyncio.to_thread(postgres_server.kill_backend, postgres_url)
         await asyncio.to_thread(postgres_server.wait_until_ready)
 
-    deployment = Deployment(tmp_path, seed=SEED, log=f"kafka://{own_broker.bootstrap}", database=postgres_url)
+    deployment = Deployment(tmp_path, seed=SEED, log=f"kafka://{own_kafka_broker.bootstrap}", database=postgres_url)
     await survive(
         deployment,
         {
