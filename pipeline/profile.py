@@ -5,13 +5,14 @@ merge from their cached rows and come apart again from their nodes: a trait is t
 tombstone), a counter is a sum, first and last seen are a minimum and a maximum.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final
 
 Stamp = tuple[int, int, str]  # timestamp (never after received_at), received_at, messageId: the order of writes
 Traits = dict[str, tuple[int, int, str, Any]]  # name -> stamp and value; JSON keeps it as a list
+USERS, ACCOUNTS = "users", "accounts"
 
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KSUID_EPOCH: Final = 1_400_000_000
@@ -19,7 +20,8 @@ _KSUID_EPOCH: Final = 1_400_000_000
 
 @dataclass(slots=True)
 class Profile:
-    """A person. `ids` counts external ids by type; times are microseconds."""
+    """A person, or an account. `ids` counts external ids by type, `added` says when those of types with a window came; times are
+    microseconds, `seq` those of the serial order. `source` and `message_id` are of the event that created it."""
 
     id: str
     created_at: int
@@ -29,11 +31,21 @@ class Profile:
     events: int = 0
     first_seen: int = 1 << 62
     last_seen: int = 0
+    collection: str = USERS
+    seq: int = 0
+    source: str = ""
+    message_id: str = ""
+    last_source: str = ""
+    last_message: str = ""
+    added: dict[str, list[int]] = field(default_factory=dict)
+    apart: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Node:
-    """An external id in the graph, with the state that its own events contributed."""
+    """An external id in the graph, with the state that its own events contributed. `home` is the profile it was first mapped
+    to, `source`, `message_id` and `rules` tell of the event that mapped it; `apart` names the splits that hold it, as
+    split:side."""
 
     key: str
     profile: str | None = None
@@ -42,6 +54,14 @@ class Node:
     first_seen: int = 1 << 62
     last_seen: int = 0
     added_at: int | None = None
+    home: str | None = None
+    seq: int = 0
+    source: str = ""
+    message_id: str = ""
+    rules: int = 0
+    last_source: str = ""
+    last_message: str = ""
+    apart: list[str] = field(default_factory=list)
 
 
 def message_key(source: str, message_id: str) -> bytes:
@@ -53,12 +73,17 @@ def profile_id(key: bytes, created_at: int) -> str:
     """`use_` and 27 base-62 characters, KSUID-shaped: the second it was created, then the key of the message that
     created it. A replay of the same log gives the same ids."""
     seconds = min(max(created_at // 1_000_000 - _KSUID_EPOCH, 0), (1 << 32) - 1)
-    number = int.from_bytes(seconds.to_bytes(4, "big") + key, "big")
+    return "use_" + base62(seconds.to_bytes(4, "big") + key, 27)
+
+
+def base62(data: bytes, length: int) -> str:
+    """The bytes as a number of `length` base-62 digits, as many as are needed to tell any two apart."""
+    number = int.from_bytes(data, "big")
     digits = []
-    for _ in range(27):
+    for _ in range(length):
         number, digit = divmod(number, 62)
         digits.append(_BASE62[digit])
-    return "use_" + "".join(reversed(digits))
+    return "".join(reversed(digits))
 
 
 def write_traits(into: Traits, traits: Mapping[str, Any], stamp: Stamp) -> bool:
@@ -72,11 +97,17 @@ def write_traits(into: Traits, traits: Mapping[str, Any], stamp: Stamp) -> bool:
     return changed
 
 
-def seen(state: Profile | Node, at: int) -> None:
+def seen(state: Profile | Node, at: int, source: str, message_id: str) -> None:
     """Counts one event."""
     state.events += 1
     state.first_seen = min(state.first_seen, at)
-    state.last_seen = max(state.last_seen, at)
+    _later(state, at, message_id, source)
+
+
+def _later(state: Profile | Node, at: int, message_id: str, source: str) -> None:
+    """Keeps the later of two events; of the same instant, the greater messageId and source."""
+    if (at, message_id, source) > (state.last_seen, state.last_message, state.last_source):
+        state.last_seen, state.last_message, state.last_source = at, message_id, source
 
 
 def absorb(survivor: Profile, other: Profile) -> None:
@@ -89,8 +120,40 @@ def absorb(survivor: Profile, other: Profile) -> None:
         survivor.ids[kind] = survivor.ids.get(kind, 0) + count
     survivor.events += other.events
     survivor.first_seen = min(survivor.first_seen, other.first_seen)
-    survivor.last_seen = max(survivor.last_seen, other.last_seen)
+    _later(survivor, other.last_seen, other.last_message, other.last_source)
+    survivor.apart = sorted({*survivor.apart, *other.apart})
+    for kind, times in other.added.items():
+        survivor.added[kind] = sorted([*survivor.added.get(kind, ()), *times])
     other.merged_into = survivor.id
+
+
+def combined(profile: Profile, nodes: Iterable[Node], windowed: Container[str] = ()) -> Profile:
+    """The profile as its nodes make it: what its row must say at any time. `windowed` are the types whose limit has a
+    window."""
+    made = replace(
+        profile,
+        ids={},
+        traits={},
+        events=0,
+        first_seen=1 << 62,
+        last_seen=0,
+        last_source="",
+        last_message="",
+        added={},
+        apart=[],
+    )
+    for node in nodes:
+        kind = node.key.partition(":")[0]
+        added = {kind: [node.added_at]} if kind in windowed and node.added_at is not None else {}
+        part = Profile("", 0, None, {kind: 1}, node.traits, node.events, node.first_seen, node.last_seen)
+        part.last_source, part.last_message, part.added, part.apart = (
+            node.last_source,
+            node.last_message,
+            added,
+            node.apart,
+        )
+        absorb(made, part)
+    return made
 
 
 def values(traits: Traits) -> dict[str, Any]:

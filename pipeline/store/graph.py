@@ -15,8 +15,8 @@ from pipeline.graph import Graph
 from pipeline.profile import Node, Profile
 from pipeline.store import bulk, schema
 
-_NODES = "SELECT key, profile, traits, events, first_seen, last_seen, added_at FROM nodes WHERE key {}"
-_PROFILES = "SELECT id, created_at, merged_into, ids, traits, events, first_seen, last_seen FROM profiles WHERE id {}"
+_NODES = f"SELECT {', '.join(column.name for column in schema.nodes.columns)} FROM nodes WHERE key {{}}"
+_PROFILES = f"SELECT {', '.join(column.name for column in schema.profiles.columns)} FROM profiles WHERE id {{}}"
 _CLAIM = "INSERT INTO nodes (key) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
 _UNUSED = 1 << 62
 
@@ -54,7 +54,7 @@ def save(connection: Connection, graph: Graph) -> None:
         connection,
         schema.edges,
         [
-            (a, b, e.count, e.first_at, e.last_at, e.source, e.message_id, e.type, e.rules)
+            (a, b, e.count, e.first_at, e.last_at, e.source, e.message_id, e.type, e.rules, e.seq)
             for (a, b), e in sorted(graph.edges.items())
         ],
         set_=_edge_changes(connection),
@@ -62,7 +62,10 @@ def save(connection: Connection, graph: Graph) -> None:
     bulk.insert(
         connection,
         schema.merges,
-        [(m.id, m.survivor, m.absorbed, m.at, m.source, m.message_id, m.type, m.rules) for m in graph.merges],
+        [
+            (m.id, m.survivor, m.absorbed, m.at, m.source, m.message_id, m.type, m.rules, m.seq, None)
+            for m in graph.merges
+        ],
     )
 
 
@@ -73,37 +76,45 @@ def _edge_changes(connection: Connection) -> dict[str, str]:
         "count": "edges.count + excluded.count",
         "first_at": f"{least}(edges.first_at, excluded.first_at)",
         "last_at": f"{most}(edges.last_at, excluded.last_at)",
-        **{name: f"edges.{name}" for name in ("source", "message_id", "type", "rules")},
+        **{name: f"edges.{name}" for name in ("source", "message_id", "type", "rules", "seq")},
     }
 
 
 def _node(row: Sequence[Any]) -> Node:
-    key, profile, traits, events, first_seen, last_seen, added_at = row
-    return Node(
-        key,
-        profile,
-        orjson.loads(traits) if traits else {},
-        events,
-        _UNUSED if first_seen is None else first_seen,
-        last_seen or 0,
-        added_at,
-    )
+    node = Node(*row)
+    node.traits = orjson.loads(row[2]) if row[2] else {}
+    node.first_seen = _UNUSED if row[4] is None else row[4]
+    node.last_seen = row[5] or 0
+    node.apart = orjson.loads(row[14]) if row[14] else []
+    return node
 
 
 def _node_row(node: Node) -> tuple[Any, ...]:
     return (
         node.key,
         node.profile,
-        orjson.dumps(node.traits).decode() if node.traits else None,
+        _json(node.traits),
         node.events,
         node.first_seen if node.events else None,
         node.last_seen if node.events else None,
         node.added_at,
+        node.home,
+        node.seq,
+        node.source,
+        node.message_id,
+        node.rules,
+        node.last_source,
+        node.last_message,
+        _json(node.apart),
     )
 
 
 def _profile(row: Sequence[Any]) -> Profile:
-    return Profile(row[0], row[1], row[2], orjson.loads(row[3]), orjson.loads(row[4]), row[5], row[6], row[7])
+    profile = Profile(*row)
+    profile.ids, profile.traits = orjson.loads(row[3]), orjson.loads(row[4])
+    profile.added = orjson.loads(row[14]) if row[14] else {}
+    profile.apart = orjson.loads(row[15]) if row[15] else []
+    return profile
 
 
 def _profile_row(profile: Profile) -> tuple[Any, ...]:
@@ -116,4 +127,16 @@ def _profile_row(profile: Profile) -> tuple[Any, ...]:
         profile.events,
         profile.first_seen,
         profile.last_seen,
+        profile.collection,
+        profile.seq,
+        profile.source,
+        profile.message_id,
+        profile.last_source,
+        profile.last_message,
+        _json(profile.added),
+        _json(profile.apart),
     )
+
+
+def _json(value: Any) -> str | None:
+    return orjson.dumps(value).decode() if value else None

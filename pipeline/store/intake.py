@@ -58,6 +58,7 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     applied = _lock_positions(connection, work, emitted)
     seen = _seen(connection, [one.key for one in work.events])
     graph = load(connection, (str(one) for parsed in work.events for one in parsed.ids))
+    graph.seq = time.time_ns() // 1000
     emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules)
     refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:

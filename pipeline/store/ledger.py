@@ -71,6 +71,7 @@ class Row(NamedTuple):
     first_at: int
     next_at: int
     value: bytes
+    done: str = ""  # names of the mappings that have delivered it
 
 
 class Change(NamedTuple):
@@ -177,7 +178,7 @@ def record(connection: Connection, destination: str, at: int, progress: Sequence
         schema.exceptions,
         [
             (destination, one.partition, row.offset, row.state, row.source, _storable(row.profile), _storable(row.message_id),
-             row.attempts, _storable(row.reason), row.first_at, row.next_at, row.value)
+             row.attempts, _storable(row.reason), row.first_at, row.next_at, row.value, row.done)
             for one in kept
             for row in one.rows
         ],

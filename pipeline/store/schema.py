@@ -7,6 +7,9 @@ Identity (DESIGN: nodes, edges, profiles):
   edge      evidence: two ids seen on one event
   profile   a connected component; its row caches the combination of its nodes. `merged_into` points at the survivor
   merge     one profile joined into another, with the event that caused it
+  split     a profile taken apart again, and what keeps it so
+  violation an id that a rule refused, with the first event that brought it
+  link      a user's node and an account's, seen on one event
 
 Books:
   events       one row per accepted event: dedupe key and where it stands in the log
@@ -48,6 +51,14 @@ profiles: Final = Table(
     Column("events", BigInteger, nullable=False),
     Column("first_seen", BigInteger, nullable=False),
     Column("last_seen", BigInteger, nullable=False),
+    Column("collection", String, nullable=False, server_default="users"),  # or accounts
+    Column("seq", BigInteger, nullable=False, server_default="0"),  # when it was created in the serial order
+    Column("source", String, nullable=False, server_default=""),  # of the event that created it
+    Column("message_id", String, nullable=False, server_default=""),
+    Column("last_source", String, nullable=False, server_default=""),  # of the latest event
+    Column("last_message", String, nullable=False, server_default=""),
+    Column("added", Text),  # {type: [when each id was added]} of types whose limit has a window
+    Column("apart", Text),  # [split:side] of its nodes: two sides of one split never share a profile
     Index("profiles_by_survivor", "merged_into"),
 )
 
@@ -60,7 +71,15 @@ nodes: Final = Table(
     Column("events", BigInteger, nullable=False, server_default="0"),
     Column("first_seen", BigInteger),
     Column("last_seen", BigInteger),
-    Column("added_at", BigInteger),
+    Column("added_at", BigInteger),  # the time of the event that mapped it
+    Column("home", String),  # the profile that it was first mapped to: what a split goes by
+    Column("seq", BigInteger, nullable=False, server_default="0"),  # when it was mapped in the serial order
+    Column("source", String, nullable=False, server_default=""),  # of the event that mapped it
+    Column("message_id", String, nullable=False, server_default=""),
+    Column("rules", Integer, nullable=False, server_default="0"),  # version of the identity configuration
+    Column("last_source", String, nullable=False, server_default=""),  # of the latest event whose state it holds
+    Column("last_message", String, nullable=False, server_default=""),
+    Column("apart", Text),  # [split:side]
     Index("nodes_by_profile", "profile"),
 )
 
@@ -76,6 +95,8 @@ edges: Final = Table(
     Column("message_id", String, nullable=False),
     Column("type", String, nullable=False),
     Column("rules", Integer, nullable=False),  # version of the identity configuration
+    Column("seq", BigInteger, nullable=False, server_default="0"),  # when it was made in the serial order
+    Index("edges_by_b", "b"),
 )
 
 merges: Final = Table(
@@ -89,7 +110,61 @@ merges: Final = Table(
     Column("message_id", String, nullable=False),
     Column("type", String, nullable=False),
     Column("rules", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default="0"),
+    Column("undone_by", String),  # the split that took it apart
     Index("merges_by_survivor", "survivor"),
+    Index("merges_by_absorbed", "absorbed"),
+)
+
+splits: Final = Table(
+    "splits",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("profile", String, nullable=False),  # the one that was taken apart, and keeps its id
+    Column("other", String, nullable=False),  # the one that came out
+    Column("merge", String),  # what was undone, when it was a merge
+    Column("detail", Text, nullable=False),  # JSON: the edges cut, the ids and profiles moved
+    Column("lifted_at", BigInteger),  # set once the two may meet again
+    Index("splits_by_profile", "profile"),
+    Index("splits_by_other", "other"),
+)
+
+violations: Final = Table(
+    "violations",
+    metadata,
+    Column("profile", String, primary_key=True),  # that the event resolved to; empty when to none
+    Column("key", String, primary_key=True),  # the id that was refused
+    Column("violation", String, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("source", String, nullable=False),  # of the first event
+    Column("message_id", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("rules", Integer, nullable=False),
+    Index("violations_by_key", "key"),
+)
+
+links: Final = Table(
+    "links",
+    metadata,
+    Column("node", String, primary_key=True),  # of a user
+    Column("account", String, primary_key=True),  # node of an account: group_id:…
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("source", String, nullable=False),  # of the first event
+    Column("message_id", String, nullable=False),
+    Index("links_by_account", "account"),
+)
+
+identity_rules: Final = Table(
+    "identity_rules",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("rules", Text, nullable=False),  # the configuration's `identity` section as JSON, keys sorted
 )
 
 events: Final = Table(
@@ -207,5 +282,6 @@ exceptions: Final = Table(
     Column("first_at", BigInteger, nullable=False),
     Column("next_at", BigInteger, nullable=False),  # when to try again; when it ended, once it has
     Column("value", LargeBinary),  # the resolved record; gone once delivered
+    Column("done", Text, nullable=False, server_default=""),  # names of the mappings that have delivered it
     Index("exceptions_by_state", "destination", "state", "partition", "offset"),
 )
