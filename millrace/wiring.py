@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collector.oauth import OAuth
     from collector.sources import Policy
     from pipeline.delivery.limits import Destination
+    from pipeline.enrich import Enrichment
     from pipeline.log import Log
     from pipeline.store.database import Database
 
@@ -74,11 +75,12 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
     """Events in; profiles, books and resolved events out."""
     from pipeline.worker import run_worker
 
-    async with open_log(settings) as events:
-        with open_database(settings) as database:
-            await asyncio.to_thread(usable, settings, database)
-            ready()
-            await run_worker(events, database, stop=stop)
+    with enrichment(settings) as enriched:
+        async with open_log(settings) as events:
+            with open_database(settings) as database:
+                await asyncio.to_thread(usable, settings, database)
+                ready()
+                await run_worker(events, database, stop=stop, enrichment=enriched)
 
 
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
@@ -186,6 +188,23 @@ def policies(settings: Settings) -> "dict[str, Policy]":
         )
         for name, source in settings.sources.items()
     }
+
+
+@contextmanager
+def enrichment(settings: Settings) -> "Iterator[Enrichment]":
+    """What the server adds to events. ConfigError when the geo database cannot be read."""
+    from pipeline.enrich import Enrichment, Geo, UserAgents
+
+    wanted = settings.config.enrich
+    user_agents = UserAgents(details=wanted.user_agent, bots=wanted.bots) if wanted.user_agent or wanted.bots else None
+    if wanted.geo is None:
+        yield Enrichment(user_agents)
+        return
+    geo = Geo(str(settings.environment.data / wanted.geo.database))
+    try:
+        yield Enrichment(user_agents, geo)
+    finally:
+        geo.close()
 
 
 def mounted(settings: Settings) -> "Sequence[Destination]":

@@ -1,6 +1,6 @@
 """Log records -> what the transaction needs. Pure; a record that cannot be read is a value here, never an exception."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,15 @@ class Parsed(NamedTuple):
     ids: Sequence[ExternalId]
     traits: Mapping[str, Any] | None  # what it writes to its profile
     value: bytes  # the record as it stands in the log
+    context: bytes | None = None  # what the server could tell of the sender
+
+
+Enrich = Callable[[Event], bytes | None]
+"""What the server can tell of an event's sender, as `Resolved.context` holds it."""
+
+
+def nothing(event: Event) -> None:
+    """No enrichment."""
 
 
 class Refusal(NamedTuple):
@@ -44,7 +53,7 @@ class Work:
     ends: Mapping[int, int]
 
 
-def parse(batches: Iterable[Batch]) -> Work:
+def parse(batches: Iterable[Batch], enrich: Enrich = nothing) -> Work:
     """Decodes the batches of one poll, records of a partition in order."""
     events: list[Parsed] = []
     refusals: list[Refusal] = []
@@ -53,7 +62,7 @@ def parse(batches: Iterable[Batch]) -> Work:
         ends[batch.partition] = batch.next_offset
         for record in batch.records:
             origin = Origin(batch.partition, record.offset)
-            one = _parse(origin, record.value, record.timestamp)
+            one = _parse(origin, record.value, record.timestamp, enrich)
             if isinstance(one, Parsed):
                 events.append(one)
             else:
@@ -61,7 +70,7 @@ def parse(batches: Iterable[Batch]) -> Work:
     return Work(events, refusals, ends)
 
 
-def _parse(origin: Origin, value: bytes, timestamp: int) -> Parsed | Refusal:
+def _parse(origin: Origin, value: bytes, timestamp: int, enrich: Enrich) -> Parsed | Refusal:
     try:
         event = decode_event(value)
     except ValueError:
@@ -75,7 +84,8 @@ def _parse(origin: Origin, value: bytes, timestamp: int) -> Parsed | Refusal:
     except ValueError:
         return _refusal(origin, event, Reason.BAD_REQUEST)
     ids = [one for one in extract(event.user_id, event.anonymous_id, body) if "\0" not in one.value]
-    return Parsed(origin, message_key(event.source, event.message_id), event, ids, _traits(event, body), value)
+    key = message_key(event.source, event.message_id)
+    return Parsed(origin, key, event, ids, _traits(event, body), value, enrich(event))
 
 
 def _refusal(origin: Origin, event: Event, code: str) -> Refusal:
@@ -87,7 +97,7 @@ def _body(event: Event) -> Mapping[str, Any] | None:
     """The decoded body where identity or traits need it: most events carry neither traits nor an e-mail address. A
     backslash may hide a name behind an escape."""
     raw = event.body
-    if event.type == "identify" or b"email" in raw or b"\\u00" in raw:
+    if event.type == "identify" or b"email" in raw or (b"\\" in raw and b"\\u00" in raw):
         body = orjson.loads(raw)
         return body if isinstance(body, dict) else None
     return None

@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import structlog
 
+from pipeline.enrich import Enrichment
 from pipeline.identity import Rules
-from pipeline.log import Log, Record
-from pipeline.parse import parse
+from pipeline.log import Batch, Log, Record
+from pipeline.parse import Work, parse
 from pipeline.running import steadily, until
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply, positions
@@ -23,13 +24,20 @@ log = structlog.get_logger()
 
 
 async def run_worker(
-    events: Log, database: Database, *, stop: asyncio.Event, rules: Rules | None = None, max_records: int = 4_000
+    events: Log,
+    database: Database,
+    *,
+    stop: asyncio.Event,
+    rules: Rules | None = None,
+    enrichment: Enrichment | None = None,
+    max_records: int = 4_000,
 ) -> None:
-    """Works until `stop` is set, then finishes the poll in hand.
+    """Works until `stop` is set, then finishes the poll in hand. Without `enrichment`, events go on as they came.
 
     Order of promises: the transaction, then `resolved`, then the commit. Whatever dies in between, the next member
     begins where emission was last known to be complete and emits again what may be missing."""
     rules = rules or Rules()
+    enrichment = enrichment or Enrichment()
     emitted: dict[int, int] = {}
 
     async def start(assigned: Sequence[int]) -> Mapping[int, int]:
@@ -40,7 +48,7 @@ async def run_worker(
     async with events.subscribe(EVENTS, group=GROUP, start=start, max_records=max_records) as subscription:
         with suppress(Unavailable):  # asked to stop during an outage: the next start goes on from here
             async for batches in until(stop, aiter(subscription)):
-                work = await asyncio.to_thread(parse, batches)
+                work = await asyncio.to_thread(_parsed, batches, enrichment)
 
                 async def applied() -> list[Emission]:
                     return await database.run(lambda connection: apply(connection, work, emitted, rules))  # noqa: B023 - awaited within the turn
@@ -53,6 +61,11 @@ async def run_worker(
                     await subscription.commit(batches)
 
 
+def _parsed(batches: Sequence[Batch], enrichment: Enrichment) -> Work:
+    enrichment.refresh()
+    return parse(batches, enrichment)
+
+
 def _records(emissions: Sequence[Emission]) -> list[Record]:
     """Keyed by profile, so that a person's events stay in order. Stamped with the present, not the event's time: the path
     of an event is found by when it was processed."""
@@ -60,7 +73,7 @@ def _records(emissions: Sequence[Emission]) -> list[Record]:
     return [
         Record(
             one.profile.encode() or one.fallback_key,
-            encode_resolved(one.profile, one.origin, one.ids, one.value),
+            encode_resolved(one.profile, one.origin, one.ids, one.value, one.context),
             now,
         )
         for one in emissions

@@ -102,6 +102,26 @@ class CollectorConfig(_Model):
     )
 
 
+class GeoConfig(_Model):
+    """Where an address is."""
+
+    database: str = Field(
+        min_length=1,
+        description="File in MaxMind's format, City or Country; relative to the data folder. Replace it by renaming another onto it: it "
+        "is taken up at once.",
+    )
+
+
+class EnrichConfig(_Model):
+    """What the server adds to an event's context where the client said nothing of it."""
+
+    user_agent: bool = Field(True, description="browser, os and device, from the user agent and its client hints.")
+    bots: bool = Field(True, description="bot: whether the user agent is a robot's.")
+    geo: GeoConfig | None = Field(
+        None, description="location, from the IP address. Private addresses are not looked up."
+    )
+
+
 class Config(_Model):
     """Everything that `millrace.yaml` says."""
 
@@ -116,4 +136,8 @@ class Config(_Model):
         "warehouse.duckdb in the data folder. `{}` means none.",
     )
     collector: CollectorConfig = Field(default=CollectorConfig(trusted_hops=0), description="The HTTP face.")
+    enrich: EnrichConfig = Field(
+        default=EnrichConfig(user_agent=True, bots=True, geo=None),
+        description="What the server adds to an event's context where the client said nothing of it.",
+    )
     log: LogConfig = Field(default=LogConfig(), description="The event log.")

@@ -18,9 +18,10 @@ import fastavro
 import orjson
 
 TYPES: Final = ("track", "identify", "page", "screen", "group", "alias")
-SCHEMA_IDS: Final[Mapping[str, int]] = {"event": 1, "resolved": 2}
+SCHEMA_IDS: Final[Mapping[str, int]] = {"event": 1, "resolved": 3}
 EVENT_HEADER: Final = b"\x00" + SCHEMA_IDS["event"].to_bytes(4, "big")
 RESOLVED_HEADER: Final = b"\x00" + SCHEMA_IDS["resolved"].to_bytes(4, "big")
+RESOLVED_V1_HEADER: Final = b"\x00" + (2).to_bytes(4, "big")  # had no `context`
 
 
 class Event(NamedTuple):
@@ -70,6 +71,7 @@ class Resolved:
     origin: Origin
     external_ids: Sequence[ExternalId]
     event: Event
+    context: bytes | None = None
 
 
 # ── Avro ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,6 +185,7 @@ def join_event(
 
 
 def _present(text: bytes) -> bytes:
+    """The second branch of an optional text or bytes."""
     size = len(text)
     return (_PRESENT[size] if size < 1 << 12 else b"\x02" + _length(size)) + text
 
@@ -201,7 +204,13 @@ def encode_event(event: Event) -> bytes:
     )
 
 
-def encode_resolved(profile_id: str, origin: Origin, external_ids: Sequence[ExternalId], event_value: bytes) -> bytes:
+def encode_resolved(
+    profile_id: str,
+    origin: Origin,
+    external_ids: Sequence[ExternalId],
+    event_value: bytes,
+    context: bytes | None = None,
+) -> bytes:
     """The record value of a resolved event. `event_value` is the value read from `events`; its Avro body is carried
     over untouched, since a nested Avro record is its bytes in place."""
     ids = b"".join((_long(len(external_ids)), *(_text(t) + _text(v) for t, v in external_ids))) if external_ids else b""
@@ -213,6 +222,7 @@ def encode_resolved(profile_id: str, origin: Origin, external_ids: Sequence[Exte
             _long(origin.offset),
             ids,
             b"\x00",
+            _ABSENT if context is None else _present(context),
             event_value[5:],
         )
     )
@@ -230,17 +240,19 @@ def decode_event(value: bytes) -> Event:
 
 def decode_resolved(value: bytes) -> Resolved:
     """Reads a value of `resolved`. ValueError when it is not one."""
-    if value[:5] != RESOLVED_HEADER:
+    header = value[:5]
+    if header not in (RESOLVED_HEADER, RESOLVED_V1_HEADER):
         raise ValueError(f"not a resolved record: starts with {value[:5].hex()}")
     try:
         profile_id, at = _read_text(value, 5)
         partition, at = _read_long(value, at)
         offset, at = _read_long(value, at)
         external_ids, at = _read_external_ids(value, at)
+        context, at = (None, at) if header == RESOLVED_V1_HEADER else _read_optional_bytes(value, at)
         event = _read_event(value, at)
     except (IndexError, ValueError) as error:
         raise ValueError(f"not a resolved record: {error}") from error
-    return Resolved(profile_id, Origin(partition, offset), external_ids, event)
+    return Resolved(profile_id, Origin(partition, offset), external_ids, event, context)
 
 
 # The readers below are fastavro's schemaless reader for these two schemas, unrolled: a third of its cost. A length that
@@ -293,6 +305,18 @@ def _read_optional_text(buffer: bytes, at: int) -> tuple[str | None, int]:
     if branch != 2:
         raise ValueError("neither null nor a string")
     return _read_text(buffer, at + 1)
+
+
+def _read_optional_bytes(buffer: bytes, at: int) -> tuple[bytes | None, int]:
+    branch = buffer[at]
+    if branch == 0:
+        return None, at + 1
+    if branch != 2:
+        raise ValueError("neither null nor bytes")
+    size, at = _read_long(buffer, at + 1)
+    if size < 0:
+        raise ValueError("a negative length")
+    return buffer[at : at + size], at + size
 
 
 def _read_external_ids(buffer: bytes, at: int) -> tuple[tuple[ExternalId, ...], int]:
@@ -387,7 +411,7 @@ def identified(body: Mapping[str, Any]) -> dict[str, Any] | None:
 def materialize(resolved: Resolved) -> dict[str, Any]:
     """The whole event, decoded: what the client sent, with the server's fields set and the internal ones gone.
 
-    Adds `source`, `profileId` and `externalIds`; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
+    Adds `source`, `profileId` and `externalIds`, and to `context` what the server could tell; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
     JSON object (the collector lets none through)."""
     event = resolved.event
     full = _loads(event.body)
@@ -417,10 +441,27 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
             context = full["context"] = {}
         if context.get("ip") is None:
             context["ip"] = event.ip
+    if resolved.context is not None:
+        _add_context(full, resolved.context)
     full["source"] = event.source
     full["profileId"] = resolved.profile_id or None
     full["externalIds"] = [{"type": one.type, "id": one.value} for one in resolved.external_ids]
     return full
+
+
+def _add_context(full: dict[str, Any], told: bytes) -> None:
+    """What the client said of a name stands alone: half of it from each would be true of neither."""
+    context = full.get("context")
+    if not isinstance(context, dict):
+        context = full["context"] = {}
+    for name, value in orjson.loads(told).items():
+        if _says_nothing(context.get(name)):
+            context[name] = value
+
+
+def _says_nothing(value: Any) -> bool:
+    """Null, or as RudderStack's browser SDK has it, an object of blanks."""
+    return value is None or (isinstance(value, dict) and all(inner in (None, "") for inner in value.values()))
 
 
 def _loads(body: bytes) -> Any:

@@ -27,6 +27,7 @@ class Emission:
     ids: Sequence[ExternalId]
     fallback_key: bytes  # partition key when there is no profile
     value: bytes
+    context: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _seen(connection: Connection, keys: Collection[bytes]) -> dict[bytes, Seen]:
     return {bytes(key): Seen(Origin(partition, offset), profile) for key, partition, offset, profile in rows}
 
 
-_Row = tuple[bytes, int, int, str, str, int]
+_Row = tuple[bytes, int, int, str, str, int, int]
 _Counts = Counter[tuple[str, int, str]]
 
 
@@ -117,25 +118,25 @@ def _resolve(
     used: defaultdict[usage.Key, Usage] = defaultdict(Usage)
     now = time.time_ns() // 1000
     for parsed in work.events:
-        origin, key, event, ids, traits, value = parsed
+        origin, key, event, ids, traits, value, context = parsed
         known = seen.get(key)
         if origin.offset < applied[origin.partition]:
             if known is not None and known.origin == origin:
-                emissions.append(
-                    Emission(origin, known.profile, _promoted(parsed, known.profile, graph), event.key, value)
-                )
+                promoted = _promoted(parsed, known.profile, graph)
+                emissions.append(Emission(origin, known.profile, promoted, event.key, value, context))
         elif known is not None:
             counts[event.source, origin.partition, "duplicates"] += 1
         else:
             outcome = graph.apply(event, key, ids, traits, rules)
             seen[key] = Seen(origin, outcome.profile)
-            rows.append((key, *origin, outcome.profile, outcome.node, now))
+            at = min(event.timestamp, event.received_at)
+            rows.append((key, *origin, outcome.profile, outcome.node, now, at))
             counts[event.source, origin.partition, "accepted"] += 1
             if not outcome.profile:
                 counts[event.source, origin.partition, "unresolved"] += 1
             month = used[month_of(event.received_at), event.source, origin.partition]
             month.add(len(event.body), event.user_id or event.anonymous_id)
-            emissions.append(Emission(origin, outcome.profile, outcome.ids, event.key, value))
+            emissions.append(Emission(origin, outcome.profile, outcome.ids, event.key, value, context))
     return emissions, rows, counts, used
 
 

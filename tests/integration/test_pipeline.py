@@ -11,6 +11,7 @@ import orjson
 import pytest
 from starlette.types import ASGIApp, Message
 
+from pipeline.enrich import Enrichment, UserAgents
 from pipeline.log import Log, Record, open_log
 from pipeline.query.app import create_api
 from pipeline.query.balance import balance as audited
@@ -20,7 +21,7 @@ from pipeline.store.migrate import migrate
 from pipeline.worker import run_worker
 from schemas.api import EventPath
 from schemas.errors import Unavailable
-from schemas.events import Event, Resolved, decode_resolved, encode_event
+from schemas.events import Event, Resolved, decode_resolved, encode_event, materialize
 from schemas.topics import EVENTS, RESOLVED
 
 
@@ -97,9 +98,11 @@ def without_repeats(records: Sequence[Resolved]) -> list[Resolved]:
 
 
 @asynccontextmanager
-async def working(log: Any, database: Database) -> AsyncIterator["asyncio.Task[None]"]:
+async def working(
+    log: Any, database: Database, enrichment: Enrichment | None = None
+) -> AsyncIterator["asyncio.Task[None]"]:
     stop = asyncio.Event()
-    task = asyncio.create_task(run_worker(log, database, stop=stop))
+    task = asyncio.create_task(run_worker(log, database, stop=stop, enrichment=enrichment))
     try:
         yield task
     finally:
@@ -170,6 +173,26 @@ async def test_an_outage_of_the_log_holds_the_pipeline_up_and_loses_nothing(log,
     async with working(Failing(log, Unavailable("down", after=0.01), Unavailable("down", after=0.01)), database):
         await until_emitted(log, 20)
     assert sorted(one.event.message_id for one in await emitted(log)) == sorted(f"m{n}" for n in range(20))
+
+
+async def test_what_is_told_of_a_sender_stands_beside_the_event_which_stays_as_it_came(log, database):
+    """So every destination gets the same, and again in a replay, whatever is known of user agents by then."""
+    body = orjson.dumps({"event": "Visited", "context": {"userAgent": "Googlebot/2.1", "os": {"name": "Mine"}}})
+    await accept(log, visit(0, body=body), visit(1))
+    async with working(log, database, Enrichment(UserAgents())):
+        await until_emitted(log, 2)
+
+    told = {one.event.message_id: one for one in await emitted(log)}
+    assert {name: (one.event.body == body, one.context) for name, one in told.items()} == {
+        "m0": (True, b'{"browser":{"name":"Googlebot","version":"2.1"},"bot":true}'),
+        "m1": (False, None),
+    }
+    assert materialize(told["m0"])["context"] == {
+        "userAgent": "Googlebot/2.1",
+        "os": {"name": "Mine"},
+        "browser": {"name": "Googlebot", "version": "2.1"},
+        "bot": True,
+    }
 
 
 async def test_a_refused_and_a_poison_record_let_the_others_pass(log, database):

@@ -11,7 +11,9 @@ from schemas.config import (
     CollectorConfig,
     Config,
     DestinationConfig,
+    EnrichConfig,
     FilterConfig,
+    GeoConfig,
     LogConfig,
     OAuthClientConfig,
     RetentionConfig,
@@ -46,6 +48,12 @@ def faults(text: str, **variables: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(text, **variables)
     return list(caught.value.faults)
+
+
+def test_events_are_enriched_by_their_user_agent_unless_it_is_said_otherwise() -> None:
+    assert load("").config.enrich == EnrichConfig(user_agent=True, bots=True, geo=None)
+    wanted = load("enrich: {user_agent: false, geo: {database: city.mmdb}}").config.enrich
+    assert wanted == EnrichConfig(user_agent=False, bots=True, geo=GeoConfig(database="city.mmdb"))
 
 
 def test_a_whole_file_is_read() -> None:
@@ -123,7 +131,7 @@ log:
   retention: forever
 """
     ) == [
-        "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, log)",
+        "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, enrich, log)",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
         "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
         "second_write_key, enabled, origins, oauth_clients, events_per_second)",
@@ -312,6 +320,8 @@ def test_the_reference_file_names_every_key_there_is() -> None:
         OAuthClientConfig,
         DestinationConfig,
         FilterConfig,
+        EnrichConfig,
+        GeoConfig,
         LogConfig,
         RetentionConfig,
     ):

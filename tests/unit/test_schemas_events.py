@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.events import (
     EVENT_HEADER,
     RESOLVED_HEADER,
+    RESOLVED_V1_HEADER,
     Event,
     ExternalId,
     Origin,
@@ -51,7 +52,11 @@ events = st.builds(
     body=st.binary(max_size=300) | st.binary(min_size=8_150, max_size=8_250),
 )
 resolved_parts = st.tuples(
-    texts, st.builds(Origin, st.integers(0, 2**31 - 1), longs), st.lists(st.builds(ExternalId, texts, texts)), events
+    texts,
+    st.builds(Origin, st.integers(0, 2**31 - 1), longs),
+    st.lists(st.builds(ExternalId, texts, texts)),
+    events,
+    st.none() | st.binary(max_size=300) | st.binary(min_size=4_090, max_size=4_100),
 )
 
 EVENT = Event(
@@ -77,18 +82,15 @@ def plain(schema: Any) -> Any:
     return [plain(one) for one in schema] if isinstance(schema, list) else schema
 
 
-def parsed(name: str, path: str = "{}.avsc") -> Any:
-    """A schema of the avro folder; `resolved` holds the event of the same version."""
+def parsed(event: str, resolved: str) -> tuple[Any, Any]:
+    """Two schemas of the avro folder; the second holds the first."""
     named: dict[str, Any] = {}
-    for one in ("event", "resolved"):
-        text = (files("schemas") / "avro" / path.format(one)).read_bytes()
-        schema = fastavro.parse_schema(plain(orjson.loads(text)), named)
-        if one == name:
-            return schema
-    raise LookupError(name)
+    texts = [(files("schemas") / "avro" / path).read_bytes() for path in (event, resolved)]
+    first, second = (fastavro.parse_schema(plain(orjson.loads(text)), named) for text in texts)
+    return first, second
 
 
-EVENT_SCHEMA, RESOLVED_SCHEMA = parsed("event"), parsed("resolved")
+EVENT_SCHEMA, RESOLVED_SCHEMA = parsed("event.avsc", "resolved.avsc")
 
 
 def written(schema: Any, record: dict[str, Any]) -> bytes:
@@ -97,12 +99,15 @@ def written(schema: Any, record: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def resolved_record(profile_id: str, origin: Origin, ids: list[ExternalId], event: Event) -> dict[str, Any]:
+def resolved_record(
+    profile_id: str, origin: Origin, ids: list[ExternalId], event: Event, context: bytes | None = None
+) -> dict[str, Any]:
     return {
         "profile_id": profile_id,
         "partition": origin.partition,
         "offset": origin.offset,
         "external_ids": [{"type": one.type, "id": one.value} for one in ids],
+        "context": context,
         "event": event._asdict(),
     }
 
@@ -117,12 +122,12 @@ def test_an_event_is_written_byte_for_byte_as_fastavro_writes_it(event: Event) -
 
 @given(resolved_parts)
 def test_a_resolved_event_is_written_byte_for_byte_as_fastavro_writes_it(
-    parts: tuple[str, Origin, list[ExternalId], Event],
+    parts: tuple[str, Origin, list[ExternalId], Event, bytes | None],
 ) -> None:
     """The event is nested by copying the bytes that were read from `events`."""
-    profile_id, origin, ids, event = parts
+    profile_id, origin, ids, event, context = parts
     expected = RESOLVED_HEADER + written(RESOLVED_SCHEMA, resolved_record(*parts))
-    assert encode_resolved(profile_id, origin, ids, encode_event(event)) == expected
+    assert encode_resolved(profile_id, origin, ids, encode_event(event), context) == expected
 
 
 @given(st.lists(events, max_size=5), texts, longs, st.none() | texts)
@@ -153,10 +158,19 @@ def test_an_event_is_read_as_it_was_written(event: Event) -> None:
 
 
 @given(resolved_parts)
-def test_a_resolved_event_is_read_as_it_was_written(parts: tuple[str, Origin, list[ExternalId], Event]) -> None:
-    profile_id, origin, ids, event = parts
-    value = encode_resolved(profile_id, origin, ids, encode_event(event))
-    assert decode_resolved(value) == Resolved(profile_id, origin, tuple(ids), event)
+def test_a_resolved_event_is_read_as_it_was_written(
+    parts: tuple[str, Origin, list[ExternalId], Event, bytes | None],
+) -> None:
+    profile_id, origin, ids, event, context = parts
+    value = encode_resolved(profile_id, origin, ids, encode_event(event), context)
+    assert decode_resolved(value) == Resolved(profile_id, origin, tuple(ids), event, context)
+
+
+def test_a_resolved_event_of_the_first_version_is_read() -> None:
+    _, first = parsed("history/event.v1.avsc", "history/resolved.v1.avsc")
+    record = resolved_record("p", Origin(1, 2), [ExternalId("user_id", "u1")], EVENT)
+    value = RESOLVED_V1_HEADER + written(first, record)
+    assert decode_resolved(value) == Resolved("p", Origin(1, 2), (ExternalId("user_id", "u1"),), EVENT)
 
 
 def test_an_array_in_sized_blocks_as_other_writers_make_it_is_read() -> None:
@@ -164,7 +178,7 @@ def test_an_array_in_sized_blocks_as_other_writers_make_it_is_read() -> None:
     block = b"\x02\x0euser_id\x04u1"[1:]
     array = b"\x01" + bytes((len(block) << 1,)) + block + b"\x02" + block + b"\x00"
     expected = (ExternalId("user_id", "u1"),) * 2
-    assert decode_resolved(head + array + encode_event(EVENT)[5:]).external_ids == expected
+    assert decode_resolved(head + array + b"\x00" + encode_event(EVENT)[5:]).external_ids == expected
 
 
 @given(events, st.data())
@@ -189,19 +203,28 @@ def test_any_bytes_are_a_record_or_a_value_error(junk: bytes) -> None:
 
 # ── Over versions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-HISTORY = sorted(
-    one.name.split(".")[1] for one in (files("schemas") / "avro" / "history").iterdir() if "event" in one.name
-)
+FOLDER = files("schemas") / "avro" / "history"
+HISTORY = [(event.name, resolved.name) for event in FOLDER.iterdir() for resolved in FOLDER.iterdir()]
+HISTORY = sorted(pair for pair in HISTORY if pair[0].startswith("event.") and pair[1].startswith("resolved."))
 
 
-@pytest.mark.parametrize("version", HISTORY)
-def test_records_of_every_past_version_are_read_with_the_current_schema_and_the_other_way_round(version: str) -> None:
+@pytest.mark.parametrize("versions", HISTORY, ids=" in ".join)
+def test_records_of_every_past_version_are_read_with_the_current_schema_and_the_other_way_round(
+    versions: tuple[str, str],
+) -> None:
+    """Whichever version of an event stands in whichever version of a resolved one."""
     record = resolved_record("p1", Origin(1, 2), [ExternalId("user_id", "u1")], EVENT)
-    for name, value in (("event", EVENT._asdict()), ("resolved", record)):
-        current, past = parsed(name), parsed(name, f"history/{{}}.{version}.avsc")
-        for writer, reader in ((past, current), (current, past)):
+    past = parsed(*(f"history/{one}" for one in versions))
+    for value, old, new in zip((EVENT._asdict(), record), past, (EVENT_SCHEMA, RESOLVED_SCHEMA), strict=True):
+        for writer, reader in ((old, new), (new, old)):
             read: Any = fastavro.schemaless_reader(BytesIO(written(writer, value)), writer, reader)
             assert read == {field: value[field] for field in read}
+
+
+def test_the_current_schemas_are_the_last_of_the_history() -> None:
+    for name in ("event", "resolved"):
+        newest = max((int(one.name.split(".")[1][1:]), one) for one in FOLDER.iterdir() if one.name.startswith(name))[1]
+        assert (files("schemas") / "avro" / f"{name}.avsc").read_text() == newest.read_text(), f"add {name} to history/"
 
 
 # ── As destinations see it ────────────────────────────────────────────────────────────────────────────────────────
