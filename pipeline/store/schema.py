@@ -11,6 +11,10 @@ Identity (DESIGN: nodes, edges, profiles):
   violation an id that a rule refused, with the first event that brought it
   link      a user's node and an account's, seen on one event
 
+Reading:
+  tokens         who may read profiles, and what of them
+  profile_reads  who read which profile: one row per token, resource and hour
+
 Books:
   events       one row per accepted event: dedupe key and where it stands in the log
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
@@ -60,6 +64,7 @@ profiles: Final = Table(
     Column("added", Text),  # {type: [when each id was added]} of types whose limit has a window
     Column("apart", Text),  # [split:side] of its nodes: two sides of one split never share a profile
     Index("profiles_by_survivor", "merged_into"),
+    Index("profiles_by_activity", "last_seen", "id"),
 )
 
 nodes: Final = Table(
@@ -156,7 +161,7 @@ links: Final = Table(
     Column("last_at", BigInteger, nullable=False),
     Column("source", String, nullable=False),  # of the first event
     Column("message_id", String, nullable=False),
-    Index("links_by_account", "account"),
+    Index("links_by_account", "account", "node"),
 )
 
 identity_rules: Final = Table(
@@ -165,6 +170,32 @@ identity_rules: Final = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
     Column("rules", Text, nullable=False),  # the configuration's `identity` section as JSON, keys sorted
+)
+
+tokens: Final = Table(
+    "tokens",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("hash", String, nullable=False, unique=True),  # SHA-256 of the secret, which is kept nowhere
+    Column("scopes", Text, nullable=False),  # JSON
+    Column("traits", Text),  # JSON: the only ones it may read; null: all
+    Column("per_second", Integer, nullable=False),  # requests to one process
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)
+
+profile_reads: Final = Table(
+    "profile_reads",
+    metadata,
+    Column("profile", String, primary_key=True),
+    Column("token", String, primary_key=True),
+    Column("resource", String, primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # hours since 1970
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Index("profile_reads_by_hour", "hour"),
 )
 
 events: Final = Table(
@@ -176,6 +207,8 @@ events: Final = Table(
     Column("profile", String, nullable=False),  # as applied; empty when unresolved
     Column("node", String, nullable=False),  # the node its state hangs on; empty when unresolved
     Column("processed_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False, server_default="0"),  # when it happened, never after it was received
+    Index("events_by_node", "node", "at"),
     sqlite_with_rowid=False,
 )
 

@@ -13,7 +13,7 @@ from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from schemas.errors import Unavailable
 
-ROW = (b"k" * 16, 0, 7, "use_1", "user_id:u1", 1)
+ROW = (b"k" * 16, 0, 7, "use_1", "user_id:u1", 1, 1)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
