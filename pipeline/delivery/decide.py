@@ -1,6 +1,6 @@
 """Whether a destination gets an event: decided from the event and the configuration alone.
 
-The order is the reference's: connection, supported type, `integrations` object, filter.
+The order is the reference's: connection, supported type, `integrations` object, what the device sent itself, filter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from schemas.events import Event, Resolved, decode_resolved
 SOURCE_NOT_CONNECTED: Final = "SOURCE_NOT_CONNECTED"
 UNSUPPORTED_EVENT_TYPE: Final = "UNSUPPORTED_EVENT_TYPE"
 FILTERED_BY_INTEGRATIONS_OBJECT: Final = "FILTERED_BY_INTEGRATIONS_OBJECT"
+MESSAGE_SENT_CLIENT_SIDE: Final = "MESSAGE_SENT_CLIENT_SIDE"
 FILTERED_BY_RULES: Final = "FILTERED_BY_RULES"
 
 Decide = Callable[[Event], str | None]
@@ -51,10 +52,13 @@ def rules(destination: Destination) -> Decide:
             return SOURCE_NOT_CONNECTED
         if event.type not in types:
             return UNSUPPORTED_EVENT_TYPE
-        said = _integrations(event.body)
-        if said is not None and not allowed(said, names, warehouse=warehouse):
+        body = _parse(event.body)
+        said = body.integrations
+        if isinstance(said, dict) and said and not allowed(said, names, warehouse=warehouse):
             return FILTERED_BY_INTEGRATIONS_OBJECT
-        return None if passes(event) else FILTERED_BY_RULES
+        if body.metadata is not None and sent_by_device(body.metadata, names):
+            return MESSAGE_SENT_CLIENT_SIDE
+        return None if passes(event, body) else FILTERED_BY_RULES
 
     return decide
 
@@ -64,19 +68,12 @@ def rules(destination: Destination) -> Decide:
 
 class _Body(msgspec.Struct):
     integrations: Any = None
+    metadata: Any = msgspec.field(default=None, name="_metadata")
     event: Any = None
 
 
+# Cheaper than to look for a name in the bytes first, and an escaped name is found too.
 _body: Final = msgspec.json.Decoder(_Body).decode
-
-
-def _integrations(body: bytes) -> Mapping[str, Any] | None:
-    """The event's `integrations`, None without one. The body is only parsed when it can have one: a key may be written
-    with escapes."""
-    if b'"integrations"' not in body and b"\\u" not in body:
-        return None
-    said = _parse(body).integrations
-    return said if isinstance(said, dict) and said else None
 
 
 def _parse(body: bytes) -> _Body:
@@ -118,19 +115,27 @@ def _flag(value: Any) -> bool | None:
     return True if isinstance(value, dict) else None
 
 
+def sent_by_device(metadata: Any, names: Sequence[str]) -> bool:
+    """Whether the `_metadata` of an SDK says that its device has sent the event to this destination itself: `bundled` lists
+    names, `bundledIds` ids. (`Segment.io`, which every browser lists, is the collector.)"""
+    if not isinstance(metadata, dict):
+        return False
+    lists = (metadata.get("bundled"), metadata.get("bundledIds"))
+    return any(name in one for one in lists if isinstance(one, list) for name in names)
+
+
 # ── The configured filter ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _filter(config: FilterConfig) -> Callable[[Event], bool]:
+def _filter(config: FilterConfig) -> Callable[[Event, _Body], bool]:
     types = None if config.types is None else frozenset(config.types)
     names = None if config.events is None else frozenset(config.events)
 
-    def passes(event: Event) -> bool:
+    def passes(event: Event, body: _Body) -> bool:
         if types is not None and event.type not in types:
             return False
         if names is None or event.type != "track":
             return True
-        name = _parse(event.body).event
-        return isinstance(name, str) and name in names
+        return isinstance(body.event, str) and body.event in names
 
     return passes

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from destinations.contract import Action, Definition, Payload, Settings, mapped
-from pipeline.delivery.decide import allowed, rules
+from pipeline.delivery.decide import allowed, rules, sent_by_device
 from pipeline.delivery.lanes import Item, Lanes
 from pipeline.delivery.limits import Destination, Limits
 from pipeline.delivery.mapping import mapping
@@ -66,6 +66,13 @@ def test_the_integrations_object_names_who_gets_an_event(said: Mapping[str, Any]
         ("web", "track", {"event": 7}, "FILTERED_BY_RULES"),
         ("web", "identify", {}, None),
         ("web", "identify", {"integrations": "all of them"}, None),
+        (
+            "web",
+            "page",
+            {"_metadata": {"bundled": ["crm"]}, "integrations": {"All": False}},
+            "FILTERED_BY_INTEGRATIONS_OBJECT",
+        ),
+        ("web", "page", {"_metadata": {"bundled": ["crm"]}}, "MESSAGE_SENT_CLIENT_SIDE"),
     ],
 )
 def test_the_first_reason_counts(source: str, kind: str, body: dict[str, Any], reason: str | None) -> None:
@@ -77,6 +84,24 @@ def test_the_first_reason_counts(source: str, kind: str, body: dict[str, Any], r
         )
     )
     assert decide(event(source, kind, orjson.dumps(body))) == reason
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sent"),
+    [
+        ({"bundled": ["Segment.io"], "unbundled": ["crm"], "bundledIds": []}, False),
+        ({"bundled": ["Segment.io", "crm"]}, True),
+        ({"bundled": ["Segment.io", "hubspot"]}, True),
+        ({"bundled": ["HubSpot"]}, False),
+        ({"bundled": [], "bundledIds": ["crm"]}, True),
+        ({"bundled": "crm"}, False),
+        ({"nodeVersion": "20.1.0", "jsRuntime": "node"}, False),
+        ("crm", False),
+    ],
+)
+def test_what_the_device_sent_itself_is_not_sent_again(metadata: Any, sent: bool) -> None:
+    """`crm` is the configured name of a `hubspot`."""
+    assert sent_by_device(metadata, ("crm", "hubspot")) is sent
 
 
 def test_an_integrations_key_written_with_escapes_is_obeyed() -> None:
