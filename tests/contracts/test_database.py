@@ -32,7 +32,9 @@ def database(url: str) -> Iterator[Database]:
 
 def test_migrations_lead_to_the_schema(database):
     migrate(database)
-    different = database.read_sync(lambda c: compare_metadata(MigrationContext.configure(c), metadata))
+    absent = () if database.postgres else ("nodes_by_prefix",)  # SQLite compares by bytes anyway
+    options = {"include_object": lambda _, name, *rest: name not in absent}
+    different = database.read_sync(lambda c: compare_metadata(MigrationContext.configure(c, opts=options), metadata))
     assert different == []
 
 

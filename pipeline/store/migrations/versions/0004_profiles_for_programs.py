@@ -14,6 +14,8 @@ def upgrade() -> None:
     op.execute("UPDATE events SET at = processed_at")  # the best that the database knows of what came before
     op.create_index("events_by_node", "events", ["node", "at"], unique=False)
     op.create_index("profiles_by_activity", "profiles", ["last_seen", "id"], unique=False)
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index("nodes_by_prefix", "nodes", ["key"], postgresql_ops={"key": "text_pattern_ops"})
     op.drop_index("links_by_account", table_name="links")
     op.create_index("links_by_account", "links", ["account", "node"], unique=False)
     op.create_table(
@@ -48,6 +50,8 @@ def downgrade() -> None:
     op.drop_table("tokens")
     op.drop_index("links_by_account", table_name="links")
     op.create_index("links_by_account", "links", ["account"], unique=False)
+    if op.get_bind().dialect.name == "postgresql":
+        op.drop_index("nodes_by_prefix", table_name="nodes")
     op.drop_index("profiles_by_activity", table_name="profiles")
     op.drop_index("events_by_node", table_name="events")
     op.drop_column("events", "at")
