@@ -17,6 +17,7 @@ from collector.headers import client_ip, cors, preflight
 from collector.routes import Route
 from schemas.errors import Refused
 from schemas.events import TYPES
+from schemas.exact_json import json_dumps, json_loads
 
 Take = Callable[[bytes, Route, str | None], Awaitable[int]]
 """Accepts and appends one event: body, route, the caller's address. Returns the HTTP status it comes to."""
@@ -194,8 +195,8 @@ async def _take_pixel(request: Request, take: Take, trusted_hops: int) -> None:
 
 def _body(event: Mapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(event)
-    except orjson.JSONEncodeError as error:
+        return json_dumps(event)
+    except (TypeError, ValueError) as error:
         raise Refused("invalid_request", f"data is no event: {error}") from error
 
 
@@ -207,7 +208,7 @@ def _pixel_event(query: Mapping[str, str]) -> dict[str, Any]:
     text = re.sub(r"\s", "+", data).rstrip("=")
     text += "=" * (-len(text) % 4)
     try:
-        event = orjson.loads(urlsafe_b64decode(text) if re.search("[-_]", text) else b64decode(text, validate=True))
+        event = json_loads(urlsafe_b64decode(text) if re.search("[-_]", text) else b64decode(text, validate=True))
     except ValueError as error:
         raise Refused("invalid_request", f"data is not base64 of JSON: {error}") from error
     if not isinstance(event, dict):

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
 from destinations.contract import Action, Definition, Env, Outcome, RawEvent, Retry, Settings
 from destinations.outbound import fault_of, post, user_agent
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import TYPES
+from schemas.exact_json import json_dumps
 
 MAX_BODY_BYTES: Final = 4 << 20
 _OWN_HEADERS: Final = frozenset(
@@ -121,7 +121,7 @@ def requests(batch: Sequence[RawEvent], most: int) -> Iterator[tuple[int, list[b
     the events as JSON. An event larger than that goes alone."""
     start, size, bodies = 0, 0, list[bytes]()
     for index, event in enumerate(batch):
-        body = orjson.dumps(event)
+        body = json_dumps(event)
         if bodies and (len(bodies) == most or size + len(body) > MAX_BODY_BYTES):
             yield start, bodies
             start, size, bodies = index, 0, []

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import orjson
-
 from pipeline.identity import extract
 from pipeline.log import Batch
 from pipeline.profile import message_key
 from schemas.events import Event, ExternalId, Origin, decode_event, identified
+from schemas.exact_json import json_loads
 from schemas.reasons import Reason
 
 
@@ -98,7 +97,7 @@ def _body(event: Event) -> Mapping[str, Any] | None:
     backslash may hide a name behind an escape."""
     raw = event.body
     if event.type == "identify" or b"email" in raw or (b"\\" in raw and b"\\u00" in raw):
-        body = orjson.loads(raw)
+        body = json_loads(raw)
         return body if isinstance(body, dict) else None
     return None
 

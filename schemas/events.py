@@ -5,17 +5,17 @@ here (`SCHEMA_IDS`), so that a reader without a registry knows every version tha
 Times are UTC microseconds since 1970.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from importlib.resources import files
-from math import isfinite
 from typing import Any, Final, NamedTuple
 
 import fastavro
 import orjson
+
+from schemas.exact_json import json_loads
 
 TYPES: Final = ("track", "identify", "page", "screen", "group", "alias")
 SCHEMA_IDS: Final[Mapping[str, int]] = {"event": 1, "resolved": 3}
@@ -414,7 +414,7 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
     Adds `source`, `profileId` and `externalIds`, and to `context` what the server could tell; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
     JSON object (the collector lets none through)."""
     event = resolved.event
-    full = _loads(event.body)
+    full = json_loads(event.body)
     if not isinstance(full, dict):
         raise ValueError("the body is not a JSON object")
     for name in _INTERNAL:
@@ -462,23 +462,3 @@ def _add_context(full: dict[str, Any], told: bytes) -> None:
 def _says_nothing(value: Any) -> bool:
     """Null, or as RudderStack's browser SDK has it, an object of blanks."""
     return value is None or (isinstance(value, dict) and all(inner in (None, "") for inner in value.values()))
-
-
-def _loads(body: bytes) -> Any:
-    """orjson, but a number beyond a double's range is null, as `JSON.stringify` writes infinity, rather than an error."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(body, parse_float=_finite, parse_constant=_no_constant)
-        except RecursionError as error:
-            raise ValueError("the body is nested too deeply") from error
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if isfinite(number) else None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

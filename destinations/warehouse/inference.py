@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import NoneType
 from typing import Any, Final, Literal
 
-import orjson
+from schemas.exact_json import json_dumps
 
 Type = Literal["boolean", "bigint", "double", "timestamp", "text"]
 MIN_BIGINT: Final = -(1 << 63)
@@ -64,12 +64,12 @@ def timestamp_text(micros: int) -> str:
 
 def json_text(value: Any) -> str:
     """Arrays and deep objects as JSON."""
-    return orjson.dumps(value).decode()
+    return json_dumps(value).decode()
 
 
 def sorted_json(value: Any) -> str:
     """JSON whose keys stand in the same order wherever they came from."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return json_dumps(value, sort_keys=True).decode()
 
 
 def text_of(value: Any) -> str:

@@ -5,7 +5,6 @@ import binascii
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 
-import orjson
 from prometheus_client import Metric
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +17,7 @@ from pipeline.query.balance import balance
 from pipeline.store.database import Database
 from schemas.api import Error, ErrorDetail, Shape
 from schemas.errors import MillraceError, Refused, Unavailable
+from schemas.exact_json import json_dumps
 from schemas.topics import EVENTS
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -55,7 +55,7 @@ def create_api(
         async def lines() -> AsyncIterator[bytes]:
             async for line in paths.Tail(log, database, destinations).lines():
                 shown = {"passed_over": line} if isinstance(line, int) else line.json_object()
-                yield orjson.dumps(shown) + b"\n"
+                yield json_dumps(shown) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -98,10 +98,10 @@ def create_api(
 
 
 class Json(JSONResponse):
-    """JSON by orjson."""
+    """JSON whose numbers are exact."""
 
     def render(self, content: object) -> bytes:
-        return orjson.dumps(content.json_object() if isinstance(content, Shape) else content)
+        return json_dumps(content.json_object() if isinstance(content, Shape) else content)
 
 
 async def _unknown(request: Request) -> Response:

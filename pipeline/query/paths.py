@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
-
 from pipeline.log import Log, Record
 from pipeline.profile import message_key
 from pipeline.store import paths
@@ -17,6 +15,7 @@ from pipeline.store.paths import Outcome
 from schemas.api import EventPath, EventPaths, PathProfile, PathStep
 from schemas.errors import Refused
 from schemas.events import Event, Origin, decode_event, decode_resolved, iso
+from schemas.exact_json import json_loads
 from schemas.reasons import remedy_for
 from schemas.topics import EVENTS, RESOLVED, partition_of
 
@@ -80,8 +79,8 @@ def _text(body: bytes) -> str:
 
 def _name(event: Event) -> str | None:
     try:
-        body = orjson.loads(event.body)
-    except orjson.JSONDecodeError:
+        body = json_loads(event.body)
+    except ValueError:
         return None
     name = body.get("event" if event.type == "track" else "name") if isinstance(body, dict) else None
     return name if isinstance(name, str) else None

@@ -8,12 +8,12 @@ makes the whole transaction run again.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection
 
 from pipeline.graph import Graph
 from pipeline.profile import Node, Profile
 from pipeline.store import bulk, schema
+from schemas.exact_json import json_dumps, json_loads
 
 _NODES = f"SELECT {', '.join(column.name for column in schema.nodes.columns)} FROM nodes WHERE key {{}}"
 _PROFILES = f"SELECT {', '.join(column.name for column in schema.profiles.columns)} FROM profiles WHERE id {{}}"
@@ -82,10 +82,10 @@ def _edge_changes(connection: Connection) -> dict[str, str]:
 
 def _node(row: Sequence[Any]) -> Node:
     node = Node(*row)
-    node.traits = orjson.loads(row[2]) if row[2] else {}
+    node.traits = json_loads(row[2]) if row[2] else {}
     node.first_seen = _UNUSED if row[4] is None else row[4]
     node.last_seen = row[5] or 0
-    node.apart = orjson.loads(row[14]) if row[14] else []
+    node.apart = json_loads(row[14]) if row[14] else []
     return node
 
 
@@ -111,9 +111,9 @@ def _node_row(node: Node) -> tuple[Any, ...]:
 
 def _profile(row: Sequence[Any]) -> Profile:
     profile = Profile(*row)
-    profile.ids, profile.traits = orjson.loads(row[3]), orjson.loads(row[4])
-    profile.added = orjson.loads(row[14]) if row[14] else {}
-    profile.apart = orjson.loads(row[15]) if row[15] else []
+    profile.ids, profile.traits = json_loads(row[3]), json_loads(row[4])
+    profile.added = json_loads(row[14]) if row[14] else {}
+    profile.apart = json_loads(row[15]) if row[15] else []
     return profile
 
 
@@ -122,8 +122,8 @@ def _profile_row(profile: Profile) -> tuple[Any, ...]:
         profile.id,
         profile.created_at,
         profile.merged_into,
-        orjson.dumps(profile.ids).decode(),
-        orjson.dumps(profile.traits).decode(),
+        json_dumps(profile.ids).decode(),
+        json_dumps(profile.traits).decode(),
         profile.events,
         profile.first_seen,
         profile.last_seen,
@@ -139,4 +139,4 @@ def _profile_row(profile: Profile) -> tuple[Any, ...]:
 
 
 def _json(value: Any) -> str | None:
-    return orjson.dumps(value).decode() if value else None
+    return json_dumps(value).decode() if value else None

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Row, select, text
 
 from pipeline.identity import normalize
 from pipeline.profile import Traits
 from pipeline.store import schema
 from schemas.events import ExternalId
+from schemas.exact_json import json_loads
 
 _FAMILY = text(
     """
@@ -53,7 +53,7 @@ def find(connection: Connection, kind: str, value: str) -> Found | None:
         first_seen=row.first_seen,
         last_seen=row.last_seen,
         events=row.events,
-        traits=orjson.loads(row.traits),
+        traits=json_loads(row.traits),
         external_ids=[(ExternalId(*key.split(":", 1)), added_at) for key, added_at in ids],
         merged=sorted(one for one in family if one != row.id),
     )
