@@ -80,7 +80,7 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
             with open_database(settings) as database:
                 await asyncio.to_thread(usable, settings, database)
                 ready()
-                await run_worker(events, database, stop=stop, enrichment=enriched)
+                await run_worker(events, database, stop=stop, identity=settings.config.identity, enrichment=enriched)
 
 
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:

@@ -3,11 +3,26 @@ store writes back what changed. Pure: no clock, no database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from pipeline.identity import Demoted, Rules, decide
-from pipeline.profile import Node, Profile, Stamp, absorb, base62, message_key, profile_id, seen, write_traits
+from pipeline.identity import NO_IDS, Demoted, Rules, decide
+from pipeline.profile import (
+    ACCOUNTS,
+    USERS,
+    Node,
+    Profile,
+    absorb,
+    add_id,
+    base62,
+    message_key,
+    profile_id,
+    seen,
+    write_traits,
+)
 from schemas.events import Event, ExternalId
+from schemas.identity import Collection
+
+K = TypeVar("K")
 
 
 @dataclass(slots=True)
@@ -21,6 +36,19 @@ class Edge:
     type: str
     rules: int
     seq: int
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Sighting:
+    """An id that was refused, or a user's node seen with an account. As of an edge, `count` adds to what is stored."""
+
+    first_at: int
+    last_at: int
+    source: str
+    message_id: str
+    type: str
+    rules: int
     count: int = 1
 
 
@@ -43,24 +71,37 @@ class Merge:
         return "mrg_" + base62(message_key(f"{self.absorbed}\0{self.source}", self.message_id), 22)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Where an event went. `profile` and `node` are empty when no identifier was left."""
+class Outcome(NamedTuple):
+    """Where an event went: the person's profile and node, both empty when no identifier was left. `ids` are those that it
+    promotes, those of an account too."""
 
     profile: str
     node: str
     ids: Sequence[ExternalId]
     demoted: Sequence[Demoted]
+    account: str = ""
+
+
+class _Cause(NamedTuple):
+    """An event as the reason of what it changes. `at` is its time, never after its receipt."""
+
+    event: Event
+    key: bytes  # of deduplication
+    at: int
+    rules: Rules
 
 
 @dataclass(slots=True)
 class Graph:
-    """Nodes and profiles by key, as read; what `apply` changed is in the `changed` sets and the new edges and merges."""
+    """Nodes and profiles by key, as read; what `apply` changed is in the `changed` sets, and in what is new: edges, merges,
+    violations by (profile, refused id, rule), links by (user's node, account's node)."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     edges: dict[tuple[str, str], Edge] = field(default_factory=dict)
     merges: list[Merge] = field(default_factory=list)
+    violations: dict[tuple[str, str, str], Sighting] = field(default_factory=dict)
+    links: dict[tuple[str, str], Sighting] = field(default_factory=dict)
     changed_nodes: set[str] = field(default_factory=set)
     changed_profiles: set[str] = field(default_factory=set)
     seq: int = 0
@@ -75,44 +116,80 @@ class Graph:
 
     def profile_of(self, one: ExternalId) -> str | None:
         """The canonical profile of an identifier, None when it has none yet."""
-        node = self.nodes.get(str(one))
-        return None if node is None or node.profile is None else self.canonical(node.profile)
+        profile = self._reached(one)
+        return None if profile is None else profile.id
 
     def apply(
-        self, event: Event, key: bytes, ids: Sequence[ExternalId], traits: Mapping[str, Any] | None, rules: Rules
+        self,
+        event: Event,
+        key: bytes,
+        ids: Sequence[ExternalId],
+        traits: Mapping[str, Any] | None,
+        rules: Rules,
+        accounts: Sequence[ExternalId] = (),
+        refused: Sequence[Demoted] = (),
     ) -> Outcome:
-        """Resolves one event and folds it in. `key` is its deduplication key, `traits` what it writes to the profile."""
+        """Resolves one event and folds it in. `ids` name the person, the most trusted first and none blocked, `accounts` the
+        account; `key` is its deduplication key, `traits` what it writes: a group to the account, any other to the person.
+        `refused` are identifiers that were none to begin with, for the record."""
         self.seq += 1
-        decision = decide(ids, self.profile_of, lambda profile: self.profiles[profile].ids, rules)
-        if not decision.ids:
-            return Outcome("", "", (), decision.demoted)
-        at = min(event.timestamp, event.received_at)
-        profile = self._survivor(decision.profiles, event, key, rules)
-        nodes = [self._node(one, profile, event, at, rules) for one in decision.ids]
-        stamp: Stamp = (at, event.received_at, event.message_id)
+        cause = _Cause(event, key, min(event.timestamp, event.received_at), rules)
+        of_group = event.type == "group"
+        account = self._resolve(ACCOUNTS, accounts, traits if of_group else None, cause) if accounts else _NOBODY
+        person = self._resolve(USERS, ids, None if of_group else traits, cause) if ids else _NOBODY
+        if of_group and person.node and account.node:
+            self._sight(self.links, (person.node, account.node), cause)
+        demoted = [*refused, *person.demoted, *account.demoted]
+        if demoted or not ids:
+            self._violations(person.profile, demoted, cause)
+        promoted = [*person.ids, *account.ids] if account.ids else person.ids
+        return Outcome(person.profile, person.node, promoted, demoted, account.profile)
+
+    def _resolve(
+        self, collection: Collection, ids: Sequence[ExternalId], traits: Mapping[str, Any] | None, cause: _Cause
+    ) -> Outcome:
+        """Resolves one event among users or among accounts."""
+        event, at = cause.event, cause.at
+        decision = decide(ids, self._reached, at, cause.rules)
+        profile = self._survivor(decision.profiles, collection, cause)
+        nodes = [self._node(one, profile, cause) for one in decision.ids]
         for state in (nodes[0], profile):
             seen(state, at, event.source, event.message_id)
             if traits:
-                write_traits(state.traits, traits, stamp)
+                write_traits(state.traits, traits, (at, event.received_at, event.message_id, event.source))
         self.changed_nodes.add(nodes[0].key)
         self.changed_profiles.add(profile.id)
         for other in nodes[1:]:
-            self._edge(nodes[0].key, other.key, event, at, rules)
+            self._edge(nodes[0].key, other.key, cause)
         return Outcome(profile.id, nodes[0].key, decision.ids, decision.demoted)
 
-    def _survivor(self, reached: Sequence[str], event: Event, key: bytes, rules: Rules) -> Profile:
+    def _reached(self, one: ExternalId) -> Profile | None:
+        node = self.nodes.get(f"{one.type}:{one.value}")
+        if node is None or node.profile is None:
+            return None
+        profile = self.profiles[node.profile]
+        while profile.merged_into is not None:
+            profile = self.profiles[profile.merged_into]
+        return profile
+
+    def _survivor(self, reached: Sequence[Profile], collection: Collection, cause: _Cause) -> Profile:
         """The one profile that the reached ones become: the earliest, smallest id first; a new one when none was."""
+        event = cause.event
         if not reached:
+            key = cause.key if collection == USERS else message_key(ACCOUNTS, cause.key.hex())
             new = Profile(
-                profile_id(key, event.received_at),
+                profile_id(key, event.received_at, collection),
                 event.received_at,
+                collection=collection,
                 seq=self.seq,
                 source=event.source,
                 message_id=event.message_id,
             )
             self.profiles[new.id] = new
             return new
-        first, *others = sorted((self.profiles[one] for one in reached), key=lambda one: (one.created_at, one.id))
+        if len(reached) == 1:
+            return reached[0]
+        first, *others = sorted(reached, key=lambda one: (one.created_at, one.id))
         for other in others:
             absorb(first, other)
             self.changed_profiles.add(other.id)
@@ -124,31 +201,55 @@ class Graph:
                     event.source,
                     event.message_id,
                     event.type,
-                    rules.version,
+                    cause.rules.version,
                     self.seq,
                 )
             )
         return first
 
-    def _node(self, one: ExternalId, profile: Profile, event: Event, at: int, rules: Rules) -> Node:
-        key = str(one)
+    def _node(self, one: ExternalId, profile: Profile, cause: _Cause) -> Node:
+        key = f"{one.type}:{one.value}"
         node = self.nodes.get(key)
         if node is None:
             node = self.nodes[key] = Node(key)
         if node.profile is None:
-            node.added_at, node.seq, node.home = at, self.seq, profile.id
-            node.source, node.message_id, node.rules = event.source, event.message_id, rules.version
-            profile.ids[one.type] = profile.ids.get(one.type, 0) + 1
+            event = cause.event
+            node.added_at, node.seq, node.home = cause.at, self.seq, profile.id
+            node.source, node.message_id, node.rules = event.source, event.message_id, cause.rules.version
+            add_id(profile, one.type, cause.at, windowed=one.type in cause.rules.windowed)
         if node.profile != profile.id:
             node.profile = profile.id
             self.changed_nodes.add(key)
         return node
 
-    def _edge(self, a: str, b: str, event: Event, at: int, rules: Rules) -> None:
+    def _edge(self, a: str, b: str, cause: _Cause) -> None:
         pair = (a, b) if a < b else (b, a)
         edge = self.edges.get(pair)
         if edge is None:
-            self.edges[pair] = Edge(at, at, event.source, event.message_id, event.type, rules.version, self.seq)
+            event, at = cause.event, cause.at
+            version = cause.rules.version
+            self.edges[pair] = Edge(at, at, event.source, event.message_id, event.type, version, self.seq)
         else:
-            edge.count += 1
-            edge.first_at, edge.last_at = min(edge.first_at, at), max(edge.last_at, at)
+            _again(edge, cause.at)
+
+    def _violations(self, profile: str, demoted: Sequence[Demoted], cause: _Cause) -> None:
+        for one, violation in {(str(refused.id), refused.violation) for refused in demoted}:
+            self._sight(self.violations, (profile, one, violation), cause)
+        if not profile:
+            self._sight(self.violations, ("", "", NO_IDS), cause)
+
+    def _sight(self, sightings: dict[K, Sighting], key: K, cause: _Cause) -> None:
+        known = sightings.get(key)
+        if known is None:
+            event, at = cause.event, cause.at
+            sightings[key] = Sighting(at, at, event.source, event.message_id, event.type, cause.rules.version)
+        else:
+            _again(known, cause.at)
+
+
+_NOBODY = Outcome("", "", (), ())
+
+
+def _again(known: Edge | Sighting, at: int) -> None:
+    known.count += 1
+    known.first_at, known.last_at = min(known.first_at, at), max(known.last_at, at)

@@ -1,37 +1,138 @@
 """Who an event belongs to. Pure: what the graph knows + the event's identifiers + the rules -> a decision with reasons.
 
-The steps are those of the identity specification: extract, drop blocked values, sort by priority, then demote the lowest
+The steps are those of the identity specification: drop blocked values, sort by priority, then demote the lowest
 identifier for as long as the profile that would result breaks a limit it did not break before.
 """
 
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+import re2
+
+from pipeline.profile import Profile
 from schemas.events import ExternalId
+from schemas.identity import BUILT_IN, LEGACY, WINDOWS, Collection, IdentityConfig, IdTypeConfig
 
 MAX_ID_BYTES: Final = 500
 
+OVER_LIMIT: Final = "Identifier value limit exceeded"
+OVER_TIME_LIMIT: Final = "Identifier value time limit exceeded"
+BLOCKED: Final = "ID value blocked"
+MERGE_LIMIT: Final = "Profile merge limit exceeded"
+MAPPING_LIMIT: Final = "Identifier mapping limit exceeded"
+NO_IDS: Final = "No matching identifiers on event"
+KEPT_APART: Final = "Identifiers kept apart"
+NOT_A_VALUE: Final = "Identifier value is not text or a whole number"
+TOO_LONG: Final = f"Identifier value over {MAX_ID_BYTES} bytes"
+HAS_NUL: Final = "Identifier value holds a NUL character"
+MALFORMED: Final = "External id malformed"
+UNKNOWN_TYPE: Final = "Identifier type not configured"
+
+_NEVER_IDS: Final = frozenset({"-1", "null", "anonymous"})  # and zeroes and dashes: the suggested values
+
 
 @dataclass(frozen=True, slots=True)
+class IdType:
+    """A type of identifier, compiled. `window` is in microseconds, 0 for ever; `keys` are the names of traits that hold it, in
+    either spelling."""
+
+    name: str
+    collection: Collection
+    enabled: bool
+    rank: int
+    limit: int
+    window: int
+    case_sensitive: bool
+    keys: Sequence[str]
+    suggested: bool
+    values: frozenset[str]
+    patterns: Sequence[Any]
+
+    def normalize(self, value: str) -> str:
+        """The form in which values are compared: trimmed, and in lower case where case does not matter."""
+        value = value.strip()
+        return value if self.case_sensitive else value.lower()
+
+    def blocks(self, value: str) -> bool:
+        """Whether a value names nobody. In time linear in its length."""
+        if self.suggested and not value.strip("0-"):
+            return True
+        if self.values and value.casefold() in self.values:
+            return True
+        return any(pattern.search(value) is not None for pattern in self.patterns)
+
+
 class Rules:
-    """The identity configuration. `version` is recorded with every decision made under it."""
+    """The identity configuration, compiled. `version` is recorded with every decision made under it."""
 
-    version: int = 1
-    limits: Mapping[str, int] = field(default_factory=lambda: {"user_id": 1})
-    default_limit: int = 5
-    priority: Sequence[str] = ("user_id", "email")  # other types follow in alphabetical order
-    blocked: re.Pattern[str] = re.compile(r"[0-]*|-1|null|anonymous", re.IGNORECASE)
+    def __init__(self, config: IdentityConfig | None = None, version: int = 1) -> None:
+        self.config = config or IdentityConfig()
+        self.version = version
+        names = sorted(self.config.known(), key=self._order)
+        self.types: Mapping[str, IdType] = {name: self._compiled(name, rank) for rank, name in enumerate(names)}
+        self.windowed = frozenset(name for name, one in self.types.items() if one.window)
+        self._others: dict[str, IdType] = {}
 
-    def limit(self, kind: str) -> int:
-        """How many values of an identifier type one profile may hold."""
-        return self.limits.get(kind, self.default_limit)
+    def type(self, name: str) -> IdType:
+        """A type; of one that is not configured any more, what holds for any new one."""
+        return self.types.get(name) or self._others.setdefault(name, self._compiled(name, len(self.types)))
+
+    def arrange(self, ids: Iterable[ExternalId]) -> tuple[list[ExternalId], list["Demoted"]]:
+        """Steps 4 and 5: what is not blocked, the most trusted first, ids of one type as they came; and what is blocked."""
+        kept, refused = [], []
+        for one in ids:
+            if self.type(one.type).blocks(one.value):
+                refused.append(Demoted(one, BLOCKED))
+            else:
+                kept.append(one)
+        return sorted(kept, key=lambda one: self.rank(one.type)), refused
 
     def rank(self, kind: str) -> tuple[int, str]:
-        """Sort key: the most trusted type first."""
-        return (self.priority.index(kind) if kind in self.priority else len(self.priority), kind)
+        """Sort key of types: the most trusted first."""
+        return (self.type(kind).rank, kind)
+
+    def normalize(self, kind: str, value: str) -> str:
+        """The form in which an identifier is compared."""
+        return self.type(kind).normalize(value)
+
+    def _order(self, name: str) -> tuple[int, str]:
+        priority = self.config.priority
+        return (priority.index(name) if name in priority else len(priority), name)
+
+    def _compiled(self, name: str, rank: int) -> IdType:
+        given = self.config.types.get(name, IdTypeConfig())
+        blocked = given.blocked
+        values = {one.strip().casefold() for one in blocked.values} | (_NEVER_IDS if blocked.suggested else set())
+        return IdType(
+            name=name,
+            collection=given.collection or BUILT_IN.get(name) or LEGACY.get(name) or "users",
+            enabled=given.enabled,
+            rank=rank,
+            limit=given.limit or (1 if name == "user_id" else 5),
+            window=WINDOWS[given.window],
+            case_sensitive=name != "email" if given.case_sensitive is None else given.case_sensitive,
+            keys=tuple(dict.fromkeys(spelling for key in given.traits for spelling in spellings(key))),
+            suggested=blocked.suggested,
+            values=frozenset(values),
+            patterns=tuple(re2.compile(one) for one in blocked.patterns),
+        )
+
+
+def spellings(key: str) -> Sequence[str]:
+    """A trait's name as it is written, and in snake_case and camelCase: app_id, appId."""
+    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in key).lstrip("_")
+    first, *rest = snake.split("_")
+    return key, snake, first + "".join(one[:1].upper() + one[1:] for one in rest)
+
+
+DEFAULT: Final = Rules()
+
+
+def normalize(kind: str, value: str) -> str:
+    """The form in which an identifier is compared, as the built-in types have it."""
+    return DEFAULT.normalize(kind, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,73 +145,114 @@ class Demoted:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Which identifiers are promoted, which known profiles they reach (none: create one), and what was refused."""
+    """Which identifiers are promoted, the most trusted first; which known profiles they reach (none: create one; several:
+    merge them); and what was refused."""
 
     ids: Sequence[ExternalId]
-    profiles: Sequence[str]
+    profiles: Sequence[Profile]
     demoted: Sequence[Demoted]
 
 
-def extract(user_id: str | None, anonymous_id: str | None, body: Mapping[str, Any] | None) -> list[ExternalId]:
-    """The identifiers on an event, trimmed and without blanks and repeats: userId, traits.email, context.traits.email,
-    properties.email, anonymousId. `body` is None when it cannot hold an email."""
-    found: dict[ExternalId, None] = {}
-    if user_id is not None:
-        _add(found, "user_id", user_id)
-    if body is not None:
-        context = body.get("context")
-        for holder in (
-            body.get("traits"),
-            context.get("traits") if isinstance(context, dict) else None,
-            body.get("properties"),
-        ):
-            if isinstance(holder, dict):
-                _add(found, "email", holder.get("email"))
-    if anonymous_id is not None:
-        _add(found, "anonymous_id", anonymous_id)
-    return list(found)
-
-
-def normalize(kind: str, value: str) -> str:
-    """The form in which an identifier is compared: trimmed, e-mail addresses in lower case."""
-    value = value.strip()
-    return value.lower() if kind == "email" else value
-
-
-def _add(found: dict[ExternalId, None], kind: str, value: Any) -> None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if isinstance(value, str):
-        value = normalize(kind, value)
-        if value and len(value.encode(errors="replace")) <= MAX_ID_BYTES:
-            found[ExternalId(kind, value)] = None
-
-
 def decide(
-    ids: Sequence[ExternalId],
-    profile_of: Callable[[ExternalId], str | None],
-    counts_of: Callable[[str], Mapping[str, int]],
-    rules: Rules,
+    ids: Sequence[ExternalId], profile_of: Callable[[ExternalId], Profile | None], at: int, rules: Rules
 ) -> Decision:
-    """Steps 4 to 9 of the algorithm. `profile_of` gives an identifier's canonical profile, `counts_of` how many identifiers
-    of each type a profile holds. No identifier left: `ids` is empty and the event stays unresolved."""
-    demoted = [Demoted(one, "ID value blocked") for one in ids if rules.blocked.fullmatch(one.value)]
-    kept = sorted((one for one in ids if not rules.blocked.fullmatch(one.value)), key=lambda one: rules.rank(one.type))
-    while True:
-        reached = {one: profile_of(one) for one in kept}
-        profiles = list(dict.fromkeys(profile for profile in reached.values() if profile is not None))
-        if len(kept) <= 1 or not _violates(reached, [counts_of(one) for one in profiles], rules):
-            return Decision(kept, profiles, demoted)
-        demoted.append(Demoted(kept.pop(), "Identifier value limit exceeded"))
+    """Steps 5 to 12 of the algorithm, for ids that are arranged already, at least one. `profile_of` gives an identifier's
+    canonical profile, `at` is the event's time."""
+    kept = [(one, profile_of(one)) for one in ids]
+    demoted: list[Demoted] = []
+    while len(kept) > 1 and (broken := _broken(kept, at, rules)) is not None:
+        one, _ = kept.pop(_sacrifice(kept, broken, at, rules) if rules.config.minimal_demotion else -1)
+        demoted.append(Demoted(one, _violation(broken, rules)))
+    return _within(kept, demoted, rules)
 
 
-def _violates(reached: Mapping[ExternalId, str | None], counts: Sequence[Mapping[str, int]], rules: Rules) -> bool:
-    """Whether the profile that would result breaks a limit, and by more than any of its parts already does."""
-    added = Counter(one.type for one, profile in reached.items() if profile is None)
-    if len(counts) == 1 and not added:
-        return False
-    for kind in {kind for part in counts for kind in part} | added.keys():
-        total = added[kind] + sum(part.get(kind, 0) for part in counts)
-        if total > rules.limit(kind) and total > max((part.get(kind, 0) for part in counts), default=0):
-            return True
-    return False
+_Reached = list[tuple[ExternalId, Profile | None]]
+_APART: Final = ""  # in place of a type: what is broken is a split
+
+
+def _profiles(kept: _Reached) -> list[Profile]:
+    return list({profile.id: profile for _, profile in kept if profile is not None}.values())
+
+
+def _broken(kept: _Reached, at: int, rules: Rules) -> str | None:
+    """The most trusted type whose limit the resulting profile breaks, by more than any of its parts already does."""
+    profiles = _profiles(kept)
+    fresh = [one.type for one, profile in kept if profile is None]
+    if len(profiles) == 1 and not fresh:
+        return None
+    if len(profiles) > 1 and _conflicts(profiles):
+        return _APART
+    kinds = {kind for profile in profiles for kind in profile.ids} if len(profiles) > 1 else set()
+    broken = []
+    for kind in kinds.union(fresh):
+        limit = rules.type(kind)
+        parts = [_count(profile, limit, at) for profile in profiles]
+        total = fresh.count(kind) + sum(parts)
+        if total > limit.limit and total > max(parts, default=0):
+            broken.append((limit.rank, kind))
+    return min(broken)[1] if broken else None
+
+
+def _count(profile: Profile, kind: IdType, at: int) -> int:
+    """How many values the limit counts. Those added after a late event's own time count too."""
+    if not kind.window:
+        return profile.ids.get(kind.name, 0)
+    times = profile.added.get(kind.name, ())
+    return len(times) - bisect_right(times, at - kind.window)
+
+
+def _conflicts(profiles: Sequence[Profile]) -> int:
+    """How many splits have both of their sides among these profiles."""
+    tokens = {token for profile in profiles for token in profile.apart}
+    splits = [token.rpartition(":")[0] for token in tokens]
+    return len(splits) - len(set(splits))
+
+
+def _sacrifice(kept: _Reached, broken: str, at: int, rules: Rules) -> int:
+    """Which identifier goes under minimal demotion: the least trusted one without which there is less of what is broken,
+    else the least trusted."""
+    total = _extent(kept, broken, at, rules)
+    for index in reversed(range(len(kept))):
+        if _extent(kept[:index] + kept[index + 1 :], broken, at, rules) < total:
+            return index
+    return -1
+
+
+def _extent(kept: _Reached, broken: str, at: int, rules: Rules) -> int:
+    profiles = _profiles(kept)
+    if broken == _APART:
+        return _conflicts(profiles)
+    kind = rules.type(broken)
+    return sum(one.type == broken for one, profile in kept if profile is None) + sum(
+        _count(profile, kind, at) for profile in profiles
+    )
+
+
+def _violation(broken: str, rules: Rules) -> str:
+    if broken == _APART:
+        return KEPT_APART
+    return OVER_TIME_LIMIT if rules.type(broken).window else OVER_LIMIT
+
+
+def _within(kept: _Reached, demoted: list[Demoted], rules: Rules) -> Decision:
+    """Steps 10 and 12: no merge beyond the limits of a profile, and no mapping."""
+    profiles, most = _profiles(kept), rules.config.ids_per_profile
+    total = sum(sum(profile.ids.values()) for profile in profiles)
+    if len(profiles) > 1 and (_merges(profiles) > rules.config.merges_per_profile or total > most):
+        target = profiles[0]  # of the most trusted identifier that has one
+        demoted += [Demoted(one, MERGE_LIMIT) for one, profile in kept if profile is not None and profile is not target]
+        kept = [(one, profile) for one, profile in kept if profile is None or profile is target]
+        profiles, total = [target], sum(target.ids.values())
+    ids = []
+    for one, profile in kept:
+        if profile is None and total >= most:
+            demoted.append(Demoted(one, MAPPING_LIMIT))
+            continue
+        total += profile is None
+        ids.append(one)
+    return Decision(ids, profiles, demoted)
+
+
+def _merges(profiles: Sequence[Profile]) -> int:
+    """How many merges would make up the profile that these become."""
+    return sum(profile.merges for profile in profiles) + len(profiles) - 1

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pipeline.identity import extract
+from pipeline.extract import Extract, Found, extractor
+from pipeline.identity import DEFAULT, Rules
 from pipeline.log import Batch
 from pipeline.profile import message_key
-from schemas.events import Event, ExternalId, Origin, decode_event, identified
-from schemas.exact_json import json_loads
+from schemas.events import Event, Origin, decode_event
 from schemas.reasons import Reason
 
 
@@ -18,8 +18,7 @@ class Parsed(NamedTuple):
     origin: Origin
     key: bytes  # of deduplication
     event: Event
-    ids: Sequence[ExternalId]
-    traits: Mapping[str, Any] | None  # what it writes to its profile
+    found: Found  # what identity needs of it
     value: bytes  # the record as it stands in the log
     context: bytes | None = None  # what the server could tell of the sender
 
@@ -52,8 +51,9 @@ class Work:
     ends: Mapping[int, int]
 
 
-def parse(batches: Iterable[Batch], enrich: Enrich = nothing) -> Work:
-    """Decodes the batches of one poll, records of a partition in order."""
+def parse(batches: Iterable[Batch], enrich: Enrich = nothing, rules: Rules = DEFAULT) -> Work:
+    """Decodes the batches of one poll, records of a partition in order. The transaction gets the same rules."""
+    extract = extractor(rules)
     events: list[Parsed] = []
     refusals: list[Refusal] = []
     ends: dict[int, int] = {}
@@ -61,7 +61,7 @@ def parse(batches: Iterable[Batch], enrich: Enrich = nothing) -> Work:
         ends[batch.partition] = batch.next_offset
         for record in batch.records:
             origin = Origin(batch.partition, record.offset)
-            one = _parse(origin, record.value, record.timestamp, enrich)
+            one = _parse(origin, record.value, record.timestamp, enrich, extract)
             if isinstance(one, Parsed):
                 events.append(one)
             else:
@@ -69,7 +69,7 @@ def parse(batches: Iterable[Batch], enrich: Enrich = nothing) -> Work:
     return Work(events, refusals, ends)
 
 
-def _parse(origin: Origin, value: bytes, timestamp: int, enrich: Enrich) -> Parsed | Refusal:
+def _parse(origin: Origin, value: bytes, timestamp: int, enrich: Enrich, extract: Extract) -> Parsed | Refusal:
     try:
         event = decode_event(value)
     except ValueError:
@@ -79,31 +79,14 @@ def _parse(origin: Origin, value: bytes, timestamp: int, enrich: Enrich) -> Pars
     if "\0" in event.message_id or "\0" in event.source:
         return _refusal(origin, event, Reason.BAD_REQUEST)
     try:
-        body = _body(event)
+        found = extract(event)
     except ValueError:
         return _refusal(origin, event, Reason.BAD_REQUEST)
-    ids = [one for one in extract(event.user_id, event.anonymous_id, body) if "\0" not in one.value]
-    key = message_key(event.source, event.message_id)
-    return Parsed(origin, key, event, ids, _traits(event, body), value, enrich(event))
+    if isinstance(found, Reason):
+        return _refusal(origin, event, found)
+    return Parsed(origin, message_key(event.source, event.message_id), event, found, value, enrich(event))
 
 
 def _refusal(origin: Origin, event: Event, code: str) -> Refusal:
     clean = event.message_id.replace("\0", "\ufffd"), event.source.replace("\0", "\ufffd")
     return Refusal(origin, clean[1], clean[0], code, event.received_at, event.body)
-
-
-def _body(event: Event) -> Mapping[str, Any] | None:
-    """The decoded body where identity or traits need it: most events carry neither traits nor an e-mail address. A
-    backslash may hide a name behind an escape."""
-    raw = event.body
-    if event.type == "identify" or b"email" in raw or (b"\\" in raw and b"\\u00" in raw):
-        body = json_loads(raw)
-        return body if isinstance(body, dict) else None
-    return None
-
-
-def _traits(event: Event, body: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Only an identify writes traits; those in the context of other calls are passed on and change nothing."""
-    if event.type != "identify" or body is None:
-        return None
-    return identified(body)

@@ -5,23 +5,32 @@ merge from their cached rows and come apart again from their nodes: a trait is t
 tombstone), a counter is a sum, first and last seen are a minimum and a maximum.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from bisect import insort
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final
 
-Stamp = tuple[int, int, str]  # timestamp (never after received_at), received_at, messageId: the order of writes
-Traits = dict[str, tuple[int, int, str, Any]]  # name -> stamp and value; JSON keeps it as a list
-USERS, ACCOUNTS = "users", "accounts"
+from schemas.identity import WINDOWED_MOST, Collection
+
+Stamp = tuple[
+    int, int, str, str
+]  # timestamp (never after received_at), received_at, messageId, source: the order of writes
+Write = Sequence[Any]  # timestamp, received_at, messageId, value, source; rows of old have no source
+Traits = dict[str, Write]
+USERS: Final = "users"
+ACCOUNTS: Final = "accounts"
 
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KSUID_EPOCH: Final = 1_400_000_000
+_PREFIXES: Final[Mapping[Collection, str]] = {USERS: "use_", ACCOUNTS: "acc_"}
 
 
 @dataclass(slots=True)
 class Profile:
     """A person, or an account. `ids` counts external ids by type, `added` says when those of types with a window came; times are
-    microseconds, `seq` those of the serial order. `source` and `message_id` are of the event that created it."""
+    microseconds, `seq` those of the serial order. `source` and `message_id` are of the event that created it, `merges` how many profiles it is
+    made of beside itself."""
 
     id: str
     created_at: int
@@ -31,7 +40,7 @@ class Profile:
     events: int = 0
     first_seen: int = 1 << 62
     last_seen: int = 0
-    collection: str = USERS
+    collection: Collection = USERS
     seq: int = 0
     source: str = ""
     message_id: str = ""
@@ -39,6 +48,7 @@ class Profile:
     last_message: str = ""
     added: dict[str, list[int]] = field(default_factory=dict)
     apart: list[str] = field(default_factory=list)
+    merges: int = 0
 
 
 @dataclass(slots=True)
@@ -69,11 +79,11 @@ def message_key(source: str, message_id: str) -> bytes:
     return blake2b(f"{source}\0{message_id}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def profile_id(key: bytes, created_at: int) -> str:
-    """`use_` and 27 base-62 characters, KSUID-shaped: the second it was created, then the key of the message that
+def profile_id(key: bytes, created_at: int, collection: Collection = USERS) -> str:
+    """`use_` (of an account `acc_`) and 27 base-62 characters, KSUID-shaped: the second it was created, then the key of the message that
     created it. A replay of the same log gives the same ids."""
     seconds = min(max(created_at // 1_000_000 - _KSUID_EPOCH, 0), (1 << 32) - 1)
-    return "use_" + base62(seconds.to_bytes(4, "big") + key, 27)
+    return _PREFIXES[collection] + base62(seconds.to_bytes(4, "big") + key, 27)
 
 
 def base62(data: bytes, length: int) -> str:
@@ -86,13 +96,19 @@ def base62(data: bytes, length: int) -> str:
     return "".join(reversed(digits))
 
 
+def stamp_of(write: Write) -> Stamp:
+    """When a trait was written, in the order of writes."""
+    return write[0], write[1], write[2], write[4] if len(write) > 4 else ""
+
+
 def write_traits(into: Traits, traits: Mapping[str, Any], stamp: Stamp) -> bool:
     """Lets newer writes win; says whether anything changed."""
     changed = False
+    at, received_at, message_id, source = stamp
     for name, value in traits.items():
         known = into.get(name)
-        if known is None or tuple(known[:3]) < stamp:
-            into[name] = (*stamp, value)
+        if known is None or stamp_of(known) < stamp:
+            into[name] = (at, received_at, message_id, value, source)
             changed = True
     return changed
 
@@ -111,37 +127,51 @@ def _later(state: Profile | Node, at: int, message_id: str, source: str) -> None
 
 
 def absorb(survivor: Profile, other: Profile) -> None:
-    """Merges `other` into `survivor`: costs what the two hold now, not their history."""
+    """Merges `other` into `survivor`: costs what the two hold now, not their history. `other` holds nothing from then on."""
     for name, write in other.traits.items():
         known = survivor.traits.get(name)
-        if known is None or tuple(known[:3]) < tuple(write[:3]):
+        if known is None or stamp_of(known) < stamp_of(write):
             survivor.traits[name] = write
     for kind, count in other.ids.items():
         survivor.ids[kind] = survivor.ids.get(kind, 0) + count
     survivor.events += other.events
     survivor.first_seen = min(survivor.first_seen, other.first_seen)
     _later(survivor, other.last_seen, other.last_message, other.last_source)
-    survivor.apart = sorted({*survivor.apart, *other.apart})
+    survivor.merges += 1 + other.merges
+    if other.apart:
+        survivor.apart = sorted({*survivor.apart, *other.apart})
     for kind, times in other.added.items():
-        survivor.added[kind] = sorted([*survivor.added.get(kind, ()), *times])
+        survivor.added[kind] = sorted([*survivor.added.get(kind, ()), *times])[-WINDOWED_MOST:]
     other.merged_into = survivor.id
+    _empty(other)
+
+
+def emptied(profile: Profile) -> Profile:
+    """What is left of a profile once another holds its state: who it was."""
+    left = replace(profile)
+    _empty(left)
+    return left
+
+
+def _empty(profile: Profile) -> None:
+    profile.ids, profile.traits, profile.added, profile.apart = {}, {}, {}, []
+    profile.events, profile.first_seen, profile.merges = 0, 1 << 62, 0
+    profile.last_seen, profile.last_source, profile.last_message = 0, "", ""
+
+
+def add_id(profile: Profile, kind: str, at: int, *, windowed: bool) -> None:
+    """Counts an external id that was just mapped to the profile."""
+    profile.ids[kind] = profile.ids.get(kind, 0) + 1
+    if windowed:
+        times = profile.added.setdefault(kind, [])
+        insort(times, at)
+        del times[:-WINDOWED_MOST]
 
 
 def combined(profile: Profile, nodes: Iterable[Node], windowed: Container[str] = ()) -> Profile:
     """The profile as its nodes make it: what its row must say at any time. `windowed` are the types whose limit has a
     window."""
-    made = replace(
-        profile,
-        ids={},
-        traits={},
-        events=0,
-        first_seen=1 << 62,
-        last_seen=0,
-        last_source="",
-        last_message="",
-        added={},
-        apart=[],
-    )
+    made = emptied(profile)
     for node in nodes:
         kind = node.key.partition(":")[0]
         added = {kind: [node.added_at]} if kind in windowed and node.added_at is not None else {}
@@ -153,6 +183,7 @@ def combined(profile: Profile, nodes: Iterable[Node], windowed: Container[str] =
             node.apart,
         )
         absorb(made, part)
+    made.merges = profile.merges
     return made
 
 

@@ -14,8 +14,10 @@ from pipeline.parse import Work, parse
 from pipeline.running import steadily, until
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply, positions
+from pipeline.store.rules import in_force
 from schemas.errors import PartitionLost, Unavailable
 from schemas.events import encode_resolved
+from schemas.identity import IdentityConfig
 from schemas.topics import EVENTS, RESOLVED
 
 GROUP = "pipeline"
@@ -28,15 +30,16 @@ async def run_worker(
     database: Database,
     *,
     stop: asyncio.Event,
-    rules: Rules | None = None,
+    identity: IdentityConfig | None = None,
     enrichment: Enrichment | None = None,
     max_records: int = 4_000,
 ) -> None:
-    """Works until `stop` is set, then finishes the poll in hand. Without `enrichment`, events go on as they came.
+    """Works until `stop` is set, then finishes the poll in hand. Without `enrichment`, events go on as they came; `identity` is
+    the configuration of which a new version begins when it is not the latest.
 
     Order of promises: the transaction, then `resolved`, then the commit. Whatever dies in between, the next member
     begins where emission was last known to be complete and emits again what may be missing."""
-    rules = rules or Rules()
+    config = identity or IdentityConfig()
     enrichment = enrichment or Enrichment()
     emitted: dict[int, int] = {}
 
@@ -47,8 +50,13 @@ async def run_worker(
 
     async with events.subscribe(EVENTS, group=GROUP, start=start, max_records=max_records) as subscription:
         with suppress(Unavailable):  # asked to stop during an outage: the next start goes on from here
+            rules = await steadily(
+                lambda: database.run(lambda connection: in_force(connection, config)),
+                stop,
+                "reading the identity rules",
+            )
             async for batches in until(stop, aiter(subscription)):
-                work = await asyncio.to_thread(_parsed, batches, enrichment)
+                work = await asyncio.to_thread(_parsed, batches, enrichment, rules)
 
                 async def applied() -> list[Emission]:
                     return await database.run(lambda connection: apply(connection, work, emitted, rules))  # noqa: B023 - awaited within the turn
@@ -61,9 +69,9 @@ async def run_worker(
                     await subscription.commit(batches)
 
 
-def _parsed(batches: Sequence[Batch], enrichment: Enrichment) -> Work:
+def _parsed(batches: Sequence[Batch], enrichment: Enrichment, rules: Rules) -> Work:
     enrichment.refresh()
-    return parse(batches, enrichment)
+    return parse(batches, enrichment, rules)
 
 
 def _records(emissions: Sequence[Emission]) -> list[Record]:

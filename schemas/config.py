@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from schemas.identity import IdentityConfig
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$")]
 EventType = Literal["track", "identify", "page", "screen", "group", "alias"]
@@ -140,4 +142,5 @@ class Config(_Model):
         default=EnrichConfig(user_agent=True, bots=True, geo=None),
         description="What the server adds to an event's context where the client said nothing of it.",
     )
+    identity: IdentityConfig = Field(default_factory=IdentityConfig, description="How events become profiles.")
     log: LogConfig = Field(default=LogConfig(), description="The event log.")

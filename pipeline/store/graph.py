@@ -5,7 +5,7 @@ sorted order; a profile that was absorbed meanwhile is followed and locked too, 
 makes the whole transaction run again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,6 +18,14 @@ from schemas.exact_json import json_dumps, json_loads
 _NODES = f"SELECT {', '.join(column.name for column in schema.nodes.columns)} FROM nodes WHERE key {{}}"
 _PROFILES = f"SELECT {', '.join(column.name for column in schema.profiles.columns)} FROM profiles WHERE id {{}}"
 _CLAIM = "INSERT INTO nodes (key) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+_SURVIVORS = """
+    WITH RECURSIVE up(id) AS (
+      SELECT id FROM profiles WHERE id {}
+      UNION SELECT profiles.merged_into FROM profiles JOIN up ON profiles.id = up.id WHERE profiles.merged_into IS NOT NULL
+    )
+    SELECT id FROM up
+"""
+"""A chain of merges in one statement, however long it is."""
 _UNUSED = 1 << 62
 
 
@@ -35,13 +43,18 @@ def load(connection: Connection, keys: Iterable[str], *, lock: bool = True) -> G
         graph.nodes[node.key] = node
     follow = {node.profile for node in graph.nodes.values() if node.profile is not None}
     while follow:
-        for row in bulk.select(connection, _PROFILES + (" ORDER BY id FOR UPDATE" if lock else ""), sorted(follow)):
-            profile = _profile(row)
-            graph.profiles[profile.id] = profile
-        follow = {
-            profile.merged_into for profile in graph.profiles.values() if profile.merged_into is not None
-        } - graph.profiles.keys()
+        read = read_profiles(connection, follow, lock=lock)
+        graph.profiles.update(read)
+        follow = {one.merged_into for one in read.values() if one.merged_into is not None} - graph.profiles.keys()
+        if follow:
+            follow = {one for (one,) in bulk.select(connection, _SURVIVORS, sorted(follow))} - graph.profiles.keys()
     return graph
+
+
+def read_profiles(connection: Connection, ids: Collection[str], *, lock: bool = False) -> dict[str, Profile]:
+    """Profiles by id, absorbed ones as they are."""
+    sql = _PROFILES + (" ORDER BY id FOR UPDATE" if lock and connection.dialect.name == "postgresql" else "")
+    return {row[0]: _profile(row) for row in bulk.select(connection, sql, sorted(ids))}
 
 
 def save(connection: Connection, graph: Graph) -> None:
@@ -122,8 +135,8 @@ def _profile_row(profile: Profile) -> tuple[Any, ...]:
         profile.id,
         profile.created_at,
         profile.merged_into,
-        json_dumps(profile.ids).decode(),
-        json_dumps(profile.traits).decode(),
+        _sorted_json(profile.ids),
+        _sorted_json(profile.traits),
         profile.events,
         profile.first_seen,
         profile.last_seen,
@@ -133,9 +146,15 @@ def _profile_row(profile: Profile) -> tuple[Any, ...]:
         profile.message_id,
         profile.last_source,
         profile.last_message,
-        _json(profile.added),
+        _sorted_json(profile.added) if profile.added else None,
         _json(profile.apart),
+        profile.merges,
     )
+
+
+def _sorted_json(value: Any) -> str:
+    """The same bytes in whatever order a profile came together."""
+    return json_dumps(value, sort_keys=True).decode()
 
 
 def _json(value: Any) -> str | None:

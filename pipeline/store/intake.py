@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from pipeline.graph import Graph
 from pipeline.identity import Rules
 from pipeline.parse import Parsed, Work
-from pipeline.store import bulk, schema, usage
+from pipeline.store import bulk, schema, sightings, usage, windows
 from pipeline.store.graph import load, save
 from pipeline.usage import Usage, month_of
 from schemas.events import ExternalId, Origin
@@ -58,13 +58,17 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     the caller knows that emission has come; it is written with the position."""
     applied = _lock_positions(connection, work, emitted)
     seen = _seen(connection, [one.key for one in work.events])
-    graph = load(connection, (str(one) for parsed in work.events for one in parsed.ids))
+    graph = load(
+        connection, (str(one) for parsed in work.events for one in (*parsed.found.ids, *parsed.found.accounts))
+    )
+    windows.complete(connection, graph, rules.windowed)
     graph.seq = time.time_ns() // 1000
     emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules)
     refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:
         counts[refusal.source, refusal.origin.partition, "refused"] += 1
     save(connection, graph)
+    sightings.save(connection, graph)
     bulk.insert(connection, schema.events, rows)
     bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
     _count(connection, counts)
@@ -118,7 +122,7 @@ def _resolve(
     used: defaultdict[usage.Key, Usage] = defaultdict(Usage)
     now = time.time_ns() // 1000
     for parsed in work.events:
-        origin, key, event, ids, traits, value, context = parsed
+        origin, key, event, found, value, context = parsed
         known = seen.get(key)
         if origin.offset < applied[origin.partition]:
             if known is not None and known.origin == origin:
@@ -127,7 +131,7 @@ def _resolve(
         elif known is not None:
             counts[event.source, origin.partition, "duplicates"] += 1
         else:
-            outcome = graph.apply(event, key, ids, traits, rules)
+            outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
             seen[key] = Seen(origin, outcome.profile)
             at = min(event.timestamp, event.received_at)
             rows.append((key, *origin, outcome.profile, outcome.node, now, at))
@@ -141,11 +145,14 @@ def _resolve(
 
 
 def _promoted(parsed: Parsed, profile: str, graph: Graph) -> list[ExternalId]:
-    """Which identifiers of an event applied earlier led to its profile."""
-    if not profile or profile not in graph.profiles:
-        return []
-    survivor = graph.canonical(profile)
-    return [one for one in parsed.ids if graph.profile_of(one) == survivor]
+    """Which identifiers of an event applied earlier led to its profile, and to its account."""
+    ids, accounts = parsed.found.ids, parsed.found.accounts
+    survivor = graph.canonical(profile) if profile in graph.profiles else None
+    account = next((reached for one in accounts if (reached := graph.profile_of(one)) is not None), None)
+    return [
+        *(one for one in ids if survivor is not None and graph.profile_of(one) == survivor),
+        *(one for one in accounts if account is not None and graph.profile_of(one) == account),
+    ]
 
 
 _COUNTERS = ("accepted", "duplicates", "refused", "unresolved")

@@ -51,7 +51,7 @@ profiles: Final = Table(
     Column("ids", Text, nullable=False),  # {type: count} of its external ids
     Column(
         "traits", Text, nullable=False
-    ),  # {name: [timestamp, received_at, message_id, value]}; a null value is a tombstone
+    ),  # {name: [timestamp, received_at, message_id, value, source]}; a null value is a tombstone
     Column("events", BigInteger, nullable=False),
     Column("first_seen", BigInteger, nullable=False),
     Column("last_seen", BigInteger, nullable=False),
@@ -63,6 +63,7 @@ profiles: Final = Table(
     Column("last_message", String, nullable=False, server_default=""),
     Column("added", Text),  # {type: [when each id was added]} of types whose limit has a window
     Column("apart", Text),  # [split:side] of its nodes: two sides of one split never share a profile
+    Column("merges", Integer, nullable=False, server_default="0"),  # how many made it: the profiles that lead here
     Index("profiles_by_survivor", "merged_into"),
     Index("profiles_by_activity", "last_seen", "id"),
 )

@@ -10,8 +10,11 @@ from pipeline.graph import Graph
 from pipeline.identity import Rules
 from pipeline.profile import combined, message_key, values, write_traits
 from schemas.events import Event, ExternalId
+from schemas.identity import IdentityConfig, IdTypeConfig
 
-UNLIMITED = Rules(limits={}, default_limit=1_000_000)
+UNLIMITED = Rules(
+    IdentityConfig(types={name: IdTypeConfig(limit=1_000_000) for name in ("user_id", "email", "anonymous_id")})
+)
 
 ids = st.builds(ExternalId, st.sampled_from(["user_id", "email", "anonymous_id"]), st.sampled_from("123"))
 traits = st.dictionaries(st.sampled_from(["name", "plan"]), st.sampled_from([None, "x", "y", 1]), max_size=2)
@@ -25,7 +28,7 @@ def play(history: list[tuple[int, tuple[list[ExternalId], dict[str, Any], int]]]
     graph = Graph()
     for number, (found, written, at) in history:
         event = Event("s", "identify", f"m{number}", None, None, at, None, 10, "server", None, None, b"{}")
-        graph.apply(event, message_key("s", event.message_id), found, written, rules)
+        graph.apply(event, message_key("s", event.message_id), rules.arrange(found)[0], written, rules)
     return graph
 
 
@@ -68,12 +71,17 @@ def test_a_profile_is_the_combination_of_its_nodes(history):
 def test_no_profile_exceeds_a_limit(history):
     graph = play(list(enumerate(history)), Rules())
     for profile in graph.profiles.values():
-        assert all(count <= Rules().limit(kind) for kind, count in profile.ids.items())
+        assert all(count <= Rules().type(kind).limit for kind, count in profile.ids.items())
 
 
-@given(st.lists(st.tuples(traits, st.integers(1, 3), st.integers(1, 3), st.sampled_from("abc")), max_size=6))
+@given(
+    st.lists(
+        st.tuples(traits, st.integers(1, 3), st.integers(1, 3), st.sampled_from("abc"), st.sampled_from("st")),
+        max_size=6,
+    )
+)
 def test_writes_of_traits_commute_and_repeat_harmlessly(writes):
-    writes = list({(at, received, message): written for written, at, received, message in writes}.items())
+    writes = list({tuple(stamp): written for written, *stamp in writes}.items())
     forward: Any = {}
     backward: Any = {}
     for stamp, written in writes:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pipeline.graph import Graph
-from pipeline.identity import Rules
+from pipeline.identity import DEFAULT
 from pipeline.profile import message_key
 from schemas.events import Event, ExternalId
 
@@ -77,7 +77,8 @@ def test_hard_case(case: str):
         ids = [ExternalId(TYPES[one[0]], one) for one in re.split(r"\+", event.strip())]
         at = number + 1
         accepted = Event("s", "track", f"m{number}", None, None, at, None, at, "server", None, None, b"{}")
-        graph.apply(accepted, message_key("s", accepted.message_id), ids, None, Rules())
+        kept, refused = DEFAULT.arrange(ids)
+        graph.apply(accepted, message_key("s", accepted.message_id), kept, None, DEFAULT, (), refused)
 
     assert members(graph) == [sorted(one.split()) for one in expected]
     assert sum(profile.events for profile in graph.profiles.values() if profile.merged_into is None) == number + 1

@@ -9,6 +9,17 @@ branch_labels = None
 depends_on = None
 
 
+_COUNT_MERGES = """
+    WITH RECURSIVE family(root, id) AS (
+      SELECT id, id FROM profiles WHERE merged_into IS NULL
+      UNION ALL SELECT family.root, profiles.id FROM profiles JOIN family ON profiles.merged_into = family.id
+    )
+    UPDATE profiles SET merges = sizes.merges
+    FROM (SELECT root, count(*) - 1 AS merges FROM family GROUP BY root) AS sizes
+    WHERE sizes.root = profiles.id AND sizes.merges > 0
+"""
+
+
 def _text(name: str) -> "sa.Column[str]":
     return sa.Column(name, sa.String(), server_default="", nullable=False)
 
@@ -24,6 +35,8 @@ def upgrade() -> None:
         op.add_column("profiles", _text(name))
     op.add_column("profiles", sa.Column("added", sa.Text()))
     op.add_column("profiles", sa.Column("apart", sa.Text()))
+    op.add_column("profiles", sa.Column("merges", sa.Integer(), server_default="0", nullable=False))
+    op.execute(_COUNT_MERGES)
 
     op.add_column("nodes", sa.Column("home", sa.String()))
     op.add_column("nodes", _number("seq"))
@@ -102,5 +115,5 @@ def downgrade() -> None:
     op.drop_column("edges", "seq")
     for name in ("apart", "last_message", "last_source", "rules", "message_id", "source", "seq", "home"):
         op.drop_column("nodes", name)
-    for name in ("apart", "added", "last_message", "last_source", "message_id", "source", "seq", "collection"):
+    for name in ("merges", "apart", "added", "last_message", "last_source", "message_id", "source", "seq", "collection"):
         op.drop_column("profiles", name)
