@@ -13,7 +13,7 @@ DAY: Final = 86_400_000_000  # microseconds
 WINDOWS: Final[Mapping[Window, int]] = {"ever": 0, "weekly": 7 * DAY, "monthly": 30 * DAY, "annually": 365 * DAY}
 WINDOWED_MOST: Final = 1_000  # times of additions that a profile keeps of one type
 
-BUILT_IN: Final[Mapping[str, Collection]] = {
+BUILT_IN: Final[dict[str, Collection]] = {
     "user_id": "users",
     "email": "users",
     "anonymous_id": "users",
@@ -28,7 +28,7 @@ BUILT_IN: Final[Mapping[str, Collection]] = {
 }
 """The types there are without a word of configuration."""
 
-LEGACY: Final[Mapping[str, Collection]] = {"cross_domain_id": "users", "braze_id": "users"}
+LEGACY: Final[dict[str, Collection]] = {"cross_domain_id": "users", "braze_id": "users"}
 """Types with a place of their own on the event, which are read once they are named."""
 
 

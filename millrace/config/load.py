@@ -16,6 +16,7 @@ from millrace.config.shape import explain, suggest
 from millrace.config.tree import Path, Tree, parse
 from schemas.config import Config
 from schemas.errors import ConfigError
+from schemas.identity import BUILT_IN, LEGACY
 
 M = TypeVar("M", bound=BaseModel)
 SettingsModels = Mapping[str, type[BaseModel]]
@@ -146,6 +147,7 @@ class _Check:
                 if isinstance(key, str) and path not in self.unknown and owners.setdefault(key, name) != name:
                     self.tree.fault(path, f"is also the write key of source {owners[key]}; give each source its own")
         self._key_ids(raw)
+        self._id_types(_mapping(raw, "identity"))
         for name, one in _mapping(raw, "destinations").items():
             wanted = one.get("sources") if isinstance(one, dict) else None
             for index, source in enumerate(wanted if isinstance(wanted, list) else []):
@@ -162,6 +164,20 @@ class _Check:
                     path: Path = ("sources", name, "oauth_clients", client, "keys", key_id)
                     if owners.setdefault(key_id, path) != path:
                         self.tree.fault(path, f"is also a key id of source {owners[key_id][1]}; give each key its own")
+
+    def _id_types(self, identity: dict[str, Any]) -> None:
+        """Priorities name types that there are, and built-in types stay what they are."""
+        types = _mapping(identity, "types")
+        known = sorted({*BUILT_IN, *types})
+        priority = identity.get("priority")
+        for index, name in enumerate(priority if isinstance(priority, list) else []):
+            path: Path = ("identity", "priority", index)
+            if isinstance(name, str) and name not in known and path not in self.unknown:
+                self.tree.fault(path, f"unknown id type; {suggest(name, known)}")
+        for name, collection in (BUILT_IN | LEGACY).items():
+            path = ("identity", "types", name, "collection")
+            if _mapping(types, name).get("collection", collection) != collection and path not in self.unknown:
+                self.tree.fault(path, f"{name} names {collection}; leave it out")
 
 
 def _without_blanks(raw: Any) -> Any:

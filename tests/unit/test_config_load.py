@@ -20,6 +20,7 @@ from schemas.config import (
     SourceConfig,
 )
 from schemas.errors import ConfigError
+from schemas.identity import BlockedConfig, IdentityConfig, IdTypeConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,7 +132,7 @@ log:
   retention: forever
 """
     ) == [
-        "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, enrich, log)",
+        "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, enrich, identity, log)",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
         "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
         "second_write_key, enabled, origins, oauth_clients, events_per_second)",
@@ -300,6 +301,18 @@ def test_the_reference_file_says_everything() -> None:
                 settings={"url": "http://127.0.0.1:9000/orders", "secret": "change-me"},
             ),
         },
+        identity=IdentityConfig(
+            types={
+                "user_id": IdTypeConfig(limit=1),
+                "anonymous_id": IdTypeConfig(limit=5, window="weekly"),
+                "phone": IdTypeConfig(
+                    traits=("phone", "mobile_number"),
+                    case_sensitive=True,
+                    blocked=BlockedConfig(values=("+10000000000",), patterns=("^555", "test")),
+                ),
+                "loyalty_id": IdTypeConfig(collection="users"),
+            }
+        ),
         log=LogConfig(partitions=8, retention=RetentionConfig(days=30, gigabytes=64)),
     )
 
@@ -322,6 +335,9 @@ def test_the_reference_file_names_every_key_there_is() -> None:
         FilterConfig,
         EnrichConfig,
         GeoConfig,
+        IdentityConfig,
+        IdTypeConfig,
+        BlockedConfig,
         LogConfig,
         RetentionConfig,
     ):
