@@ -109,10 +109,16 @@ class Graph:
     locks are held, to the time in microseconds."""
 
     def canonical(self, profile: str) -> str:
-        """The survivor of a profile, itself when it was never absorbed."""
-        while (into := self.profiles[profile].merged_into) is not None:
+        """The survivor of a profile, itself when it was never absorbed. A chain of merges is followed once: who stands on it leads
+        straight there from then on (how they merged is told by the merges)."""
+        survivor = profile
+        while (into := self.profiles[survivor].merged_into) is not None:
+            survivor = into
+        while (into := self.profiles[profile].merged_into) is not None and into != survivor:
+            self.profiles[profile].merged_into = survivor
+            self.changed_profiles.add(profile)
             profile = into
-        return profile
+        return survivor
 
     def profile_of(self, one: ExternalId) -> str | None:
         """The canonical profile of an identifier, None when it has none yet."""
@@ -168,9 +174,7 @@ class Graph:
         if node is None or node.profile is None:
             return None
         profile = self.profiles[node.profile]
-        while profile.merged_into is not None:
-            profile = self.profiles[profile.merged_into]
-        return profile
+        return profile if profile.merged_into is None else self.profiles[self.canonical(profile.id)]
 
     def _survivor(self, reached: Sequence[Profile], collection: Collection, cause: _Cause) -> Profile:
         """The one profile that the reached ones become: the earliest, smallest id first; a new one when none was."""
