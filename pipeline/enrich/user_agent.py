@@ -17,6 +17,7 @@ LONGEST_HINTS: Final = 2_000  # bytes of `userAgentData`; longer ones are passed
 WINDOWS_11: Final = 13  # first major of `platformVersion` that is sold as Windows 11
 
 _HEADLESS: Final = re.compile(r"Headless|PhantomJS|Chrome-Lighthouse")  # browsers, but with nobody in front of them
+_APP: Final = re.compile(r"^Dalvik/|\bCFNetwork/")  # what apps of Android and of Apple's systems say: no browser
 
 
 class UserAgents:
@@ -67,7 +68,7 @@ def _is_spider(parsed: "Result") -> bool:
 
 def _browser(parsed: "Result", hints: "_Hints") -> Mapping[str, str]:
     agent = parsed.user_agent
-    if agent is None:
+    if agent is None or _APP.search(parsed.string) is not None:
         return {}
     version = _version(agent.major, agent.minor, agent.patch, agent.patch_minor)
     return _without_blanks(name=agent.family, version=_full_version(agent.family, agent.major, hints) or version)
@@ -87,7 +88,8 @@ def _device(parsed: "Result", hints: "_Hints") -> Mapping[str, str]:
     device = parsed.device
     if device is None or _is_spider(parsed) or not device.brand or device.brand.startswith("Generic"):
         return _without_blanks(model=hints.model)
-    return _without_blanks(manufacturer=device.brand, model=hints.model or device.model)
+    model = hints.model or device.model
+    return _without_blanks(manufacturer=device.brand, model=None if model == "iOS-Device" else model)
 
 
 def _version(*parts: str | None) -> str:

@@ -1,6 +1,7 @@
 """The browser SDK, unmodified, in a real Chromium on another origin than Millrace."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def page_of(browser: Browser) -> dict[str, Any]:
 
 
 def context_of(browser: Browser, version: str) -> dict[str, Any]:
-    """What the SDK adds to every event, and the address that we add."""
+    """What the SDK adds to every event, and what we add: the address, and what the user agent tells."""
     said: dict[str, Any] = browser.run(
         "({userAgent: navigator.userAgent, locale: navigator.language,"
         " timezone: Intl.DateTimeFormat().resolvedOptions().timeZone,"
@@ -118,7 +119,12 @@ def context_of(browser: Browser, version: str) -> dict[str, Any]:
     )
     if said["userAgentData"] is None:
         del said["userAgentData"]
+    major = re.search(r"HeadlessChrome/(\d+)", said["userAgent"])
+    assert major is not None, said["userAgent"]
     return said | {
+        "browser": {"name": "HeadlessChrome", "version": f"{major[1]}.0.0"},
+        "os": {"name": "Linux"},
+        "bot": True,
         "campaign": {"source": "letter", "name": "spring"},
         "ip": "127.0.0.1",
         "library": {"name": "analytics.js", "version": version},
@@ -209,6 +215,10 @@ def check_warehouse(source: Source, expected: Sequence[Event]) -> None:
         "context_locale": context["locale"],
         "context_timezone": context["timezone"],
         "context_user_agent": context["userAgent"],
+        "context_browser_name": "HeadlessChrome",
+        "context_browser_version": context["browser"]["version"],
+        "context_os_name": "Linux",
+        "context_bot": True,
         "context_library_name": "analytics.js",
         "context_library_version": context["library"]["version"],
         "context_campaign_name": "spring",

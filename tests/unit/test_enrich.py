@@ -106,6 +106,18 @@ def seen(enrichment: Enrichment, context: Any, *, ip: str | None = None) -> Any:
                 "bot": False,
             },
         ),
+        (
+            "Dalvik/2.1.0 (Linux; U; Android 16; Pixel 8 Build/AP1A)",  # an app
+            {
+                "os": {"name": "Android", "version": "16"},
+                "device": {"manufacturer": "Google", "model": "Pixel 8"},
+                "bot": False,
+            },
+        ),
+        (
+            "Shop/12 CFNetwork/1494.0.7 Darwin/23.4.0",
+            {"os": {"name": "iOS", "version": "17.4"}, "device": {"manufacturer": "Apple"}, "bot": False},
+        ),
         (GOOGLEBOT, {"browser": {"name": "Googlebot", "version": "2.1"}, "bot": True}),
         (MAC.replace("Chrome/", "HeadlessChrome/"), None),
         ("something else", {"bot": False}),
