@@ -3,6 +3,9 @@
 import base64
 import binascii
 from collections.abc import Mapping
+from typing import Any
+
+import orjson
 
 from schemas.api import Cursor
 from schemas.errors import Refused
@@ -34,3 +37,33 @@ def key_of(query: Mapping[str, str]) -> str:
 
 def unreadable() -> Refused:
     return Refused("invalid_request_error", "The cursor cannot be read; begin again without `next`.")
+
+
+# ── Lists that go on behind a key ─────────────────────────────────────────────────────────────────────────────────
+
+
+def sealed(kind: str, owner: str, *key: str | int) -> str:
+    """A cursor: of which list of whom, and the key of the last item that was given out."""
+    return base64.urlsafe_b64encode(orjson.dumps([kind, owner, *key])).decode().rstrip("=")
+
+
+def opened(query: Mapping[str, str], kind: str, *types: type) -> tuple[str, list[Any]] | None:
+    """Whose list the query's cursor is of, and its key; None for the first page. Refused when it is not a cursor of this
+    kind of list, with a key of these types."""
+    text = query.get("next") or ""
+    if not text:
+        return None
+    try:
+        found = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except (TypeError, ValueError) as error:
+        raise unreadable() from error
+    if not isinstance(found, list) or len(found) != 2 + len(types) or found[0] != kind or not isinstance(found[1], str):
+        raise unreadable()
+    key: list[Any] = found[2:]
+    if not all(type(one) is wanted and _storable(one) for one, wanted in zip(key, types, strict=True)):
+        raise unreadable()
+    return found[1], key
+
+
+def _storable(key: object) -> bool:
+    return "\0" not in key if isinstance(key, str) else isinstance(key, int) and abs(key) < 1 << 62

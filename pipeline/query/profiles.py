@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.identity import Rules
 from pipeline.profile import values
 from pipeline.query.pages import cursor, key_of, limit_of
 from pipeline.store.database import Database
@@ -21,7 +22,7 @@ async def look_up(database: Database, address: str) -> Found:
         kind, value = "profile_id", address
     if not value or "\0" in address:
         raise Refused("invalid_request_error", "Address a profile as type:value, for example user_id:u1.")
-    found = await database.read(lambda connection: find(connection, kind, value))
+    found = await database.read(lambda connection: find(connection, kind, Rules().normalize(kind, value)))
     if found is None:
         raise _NOT_FOUND
     return found
@@ -36,9 +37,9 @@ def summary(found: Found) -> ProfileView:
         ],
         traits=values(found.traits),
         events=found.events,
-        first_seen=iso(found.first_seen),
-        last_seen=iso(found.last_seen),
-        created_at=iso(found.created_at),
+        first_seen=iso(found.head.first_seen),
+        last_seen=iso(found.head.last_seen),
+        created_at=iso(found.head.created_at),
         merged=found.merged,
     )
 
