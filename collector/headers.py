@@ -3,10 +3,11 @@
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from collector.sources import token_required
 from schemas.errors import Refused
 from schemas.reasons import Reason
 
@@ -17,11 +18,18 @@ Headers = list[tuple[bytes, bytes]]
 
 class Authorization:
     """Finds the source of an Authorization header. Known keys are one look-up in a table of whole header values. `bearer`
-    finds the source of a token; without it, tokens are passed over."""
+    finds the source of a token; without it, tokens are passed over. The sources of `token_only` are found by nothing else."""
 
-    def __init__(self, sources: Mapping[str, str], bearer: Callable[[bytes], str] | None = None) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        bearer: Callable[[bytes], str] | None = None,
+        token_only: Collection[str] = frozenset(),
+    ) -> None:
         self._sources = sources
         self._bearer = bearer
+        self._token_only = token_only
+        sources = {key: source for key, source in sources.items() if source not in token_only}
         self._whole = {
             b"Basic " + b64encode(f"{key}{colon}".encode()): source
             for key, source in sources.items()
@@ -44,6 +52,8 @@ class Authorization:
         source = self._sources.get(key)
         if source is None:
             raise Refused(Reason.UNKNOWN_SOURCE, "the write key is missing or unknown")
+        if source in self._token_only:
+            raise token_required(source)
         return source
 
 

@@ -86,8 +86,8 @@ class Intake:
         self.in_flight_bytes = 0
         self.sources = sources
         self._log = log
-        self._auth = Authorization(sources, bearer)
         self._gates = Gates(policies)
+        self._auth = Authorization(sources, bearer, self._gates.token_only)
         self._clock = clock
         self._new_id = new_id or MessageIds()
         self._append_timeout = append_timeout
@@ -166,7 +166,7 @@ class Intake:
             counts[source] += number
         if not by_header:
             for source in counts:
-                self._gates.enter(source, exchange.origin)
+                self._gates.enter_by_key(source, exchange.origin)
         for source, number in counts.items():
             self._gates.pass_events(source, number)
 

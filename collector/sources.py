@@ -14,9 +14,11 @@ BURST: Final = 10  # seconds' worth of events that a source may send at once aft
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """`origins` are those of pages that may send, None for any; `events_per_second` on average, None without limit."""
+    """`origins` are those of pages that may send, None for any; `events_per_second` on average, None without limit;
+    `require_oauth`: a write key alone opens nothing."""
 
     enabled: bool = True
+    require_oauth: bool = False
     origins: frozenset[str] | None = None
     events_per_second: float | None = None
 
@@ -29,11 +31,21 @@ class RateLimited(Refused):
         self.after = after
 
 
+def token_required(source: str) -> Refused:
+    """400, which every SDK takes for final; some send again for ever after a 401."""
+    message = (
+        f"source {source} takes events by OAuth only: get a token at /token with the key of one of its clients, and send it "
+        "as Authorization: Bearer"
+    )
+    return Refused("oauth_required", message)
+
+
 class Gates:
     """Applies the policies of the sources that have any. `clock` gives seconds that never go back."""
 
     def __init__(self, policies: Mapping[str, Policy], clock: Callable[[], float] = time.monotonic) -> None:
         self.disabled = frozenset(name for name, policy in policies.items() if not policy.enabled)
+        self.token_only = frozenset(name for name, policy in policies.items() if policy.require_oauth)
         self._origins = {
             name: frozenset(origin.lower().encode() for origin in policy.origins)
             for name, policy in policies.items()
@@ -46,7 +58,7 @@ class Gates:
         }
 
     def __bool__(self) -> bool:
-        return bool(self._origins or self._allowances)
+        return bool(self._origins or self._allowances or self.token_only)
 
     def enter(self, source: str, origin: bytes | None) -> None:
         """Before the body is read. Raises Refused when the page may not send, or the source has sent too much."""
@@ -55,6 +67,12 @@ class Gates:
             raise Refused("origin_not_allowed", f"source {source} takes no events from pages of this origin")
         if (allowance := self._allowances.get(source)) is not None:
             allowance.check()
+
+    def enter_by_key(self, source: str, origin: bytes | None) -> None:
+        """The same for a source that nothing but a write key in the body names."""
+        if source in self.token_only:
+            raise token_required(source)
+        self.enter(source, origin)
 
     def pass_events(self, source: str, count: int) -> None:
         """Counts events about to be taken; called after `enter`."""

@@ -183,6 +183,7 @@ def policies(settings: Settings) -> "dict[str, Policy]":
     return {
         name: Policy(
             enabled=source.enabled,
+            require_oauth=source.require_oauth,
             origins=None if source.origins is None else frozenset(source.origins),
             events_per_second=source.events_per_second,
         )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from schemas.identity import IdentityConfig
 
@@ -51,7 +51,11 @@ class SourceConfig(_Model):
     oauth_clients: dict[str, OAuthClientConfig] = Field(
         default_factory=dict,
         description="Servers that authenticate by OAuth (client credentials at /token), by client id. The write key goes on to "
-        "work beside it.",
+        "work beside it, unless require_oauth is set.",
+    )
+    require_oauth: bool = Field(
+        False,
+        description="Only requests with a token get in; a write key alone is refused as oauth_required. Needs oauth_clients.",
     )
     events_per_second: float | None = Field(
         None,
@@ -59,6 +63,14 @@ class SourceConfig(_Model):
         description="Most events per second on average that each collect process takes, with bursts of ten seconds' worth; beyond, "
         "senders get 429 and when to try again. No limit when left out.",
     )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "SourceConfig":
+        if self.require_oauth and not self.oauth_clients:
+            raise ValueError(
+                "require_oauth without oauth_clients lets nobody in; name a client, or leave require_oauth out"
+            )
+        return self
 
 
 class FilterConfig(_Model):

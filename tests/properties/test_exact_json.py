@@ -66,7 +66,7 @@ def test_every_destination_gets_the_integers_of_an_event_digit_by_digit(traits: 
 def test_profiles_get_them_too(traits: dict[str, Any]) -> None:
     record = Record(b"u", encode_event(identify(traits)), 0, 0)
     (parsed,) = parse([Batch("events", 0, [record], 1)]).events
-    assert parsed.traits == traits
+    assert parsed.found.traits == traits
 
 
 @given(st.lists(whole, min_size=1, max_size=6))

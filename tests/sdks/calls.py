@@ -89,7 +89,7 @@ def event_of(call: Call, library: Mapping[str, str], integrations: Mapping[str, 
     event["context"] = call.get("context", {}) | {"library": dict(library)}
     event["integrations"] = call.get("integrations", dict(integrations or {}))
     ids = {"user_id": call.get("userId"), "email": call.get("traits", {}).get("email")}
-    ids["anonymous_id"] = call.get("anonymousId")
+    ids |= {"anonymous_id": call.get("anonymousId"), "group_id": call.get("groupId")}
     event["externalIds"] = [{"type": kind, "id": value} for kind, value in ids.items() if value is not None]
     return event
 

@@ -18,12 +18,14 @@ from urllib.request import Request, urlopen
 
 import duckdb
 import yaml
+from joserfc.jwk import RSAKey
 
 from tests.services.process import end_group, spawn
 
 PATIENCE: Final = 60.0  # seconds; a machine under load is slow, not wrong
 SOURCES: Final = 200  # each test takes a fresh one
 NAMED: Final = {"customerio": "pk_us_0c1a2b3c4d"}  # write keys whose form means something to an SDK
+OAUTH: Final = "reports"  # a source that takes events by OAuth only; its client and key have the same name
 TOKEN: Final = "token-of-the-sdk-tests"
 
 T = TypeVar("T")
@@ -140,6 +142,7 @@ class Running:
     def __init__(self, folder: Path, browser_sdk: Path | None = None) -> None:
         self.sink = Sink()
         self._data = folder / "data"
+        self.oauth_key = RSAKey.generate_key(2048, private=True)
         self._unused = iter(range(SOURCES))
         if browser_sdk is not None:
             shutil.copytree(browser_sdk, self._data / "browser-sdk")
@@ -160,6 +163,9 @@ class Running:
     def named(self, name: str) -> Source:
         """One of `NAMED`."""
         return Source(self, name, NAMED[name])
+
+    def oauth(self) -> Source:
+        return Source(self, OAUTH, _write_key(OAUTH))
 
     def books(self, source: str) -> tuple[Mapping[str, int], Sequence[Mapping[str, int]]]:
         """The intake of a source, and its row at each destination."""
@@ -201,8 +207,14 @@ class Running:
     def _config(self) -> dict[str, Any]:
         names = [_source_name(number) for number in range(SOURCES)]
         keys = {name: _write_key(name) for name in names} | NAMED
+        public = self.oauth_key.as_pem(private=False).decode()
+        closed = {
+            "write_key": _write_key(OAUTH),
+            "oauth_clients": {OAUTH: {"keys": {OAUTH: public}}},
+            "require_oauth": True,
+        }
         return {
-            "sources": {name: {"write_key": key} for name, key in keys.items()},
+            "sources": {name: {"write_key": key} for name, key in keys.items()} | {OAUTH: closed},
             "destinations": {
                 "webhook": {"type": "webhook", "settings": {"url": self.sink.url}},
                 "warehouse": {"type": "duckdb", "settings": {"path": "warehouse.duckdb"}},

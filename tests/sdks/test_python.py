@@ -7,7 +7,7 @@ import pytest
 
 from tests.sdks import drive
 from tests.sdks.calls import calls, check_events, check_rows, event_of, now
-from tests.sdks.running import Source
+from tests.sdks.running import OAUTH, Running, Source
 
 pytestmark = pytest.mark.sdks
 
@@ -31,3 +31,26 @@ def test_segment_arrives_as_called(
     check_events(seen, [event_of(call, library) for call in made], source, called)
     check_rows(source, made, library, seen)
     assert source.traits(made[0]["userId"]) == made[0]["traits"]
+
+
+def test_segment_gets_a_token_and_arrives_where_no_write_key_does(
+    python_packages: Callable[[str], Path], running: Running
+) -> None:
+    """Without a client the SDK is told that it is refused, and gives up at once."""
+    path, source = python_packages("python"), running.oauth()
+    made, called = calls(source.name), now()
+    proof = {
+        "oauth_client_id": OAUTH,
+        "oauth_key_id": OAUTH,
+        "oauth_client_key": running.oauth_key.as_pem(private=True).decode(),
+        "oauth_auth_server": running.address,
+    }
+
+    with pytest.raises(AssertionError, match="oauth_required"):
+        drive.python(path, "segment.analytics", source, made[:1], {"max_retries": 3})
+    with pytest.raises(AssertionError, match="invalid_client"):
+        drive.python(path, "segment.analytics", source, made[:1], {**proof, "oauth_key_id": "unknown"})
+    drive.python(path, "segment.analytics", source, made, proof)
+
+    library = {"name": "analytics-python", "version": drive.python_version(path, "segment-analytics-python")}
+    check_events(source.calls_seen(len(made)), [event_of(call, library) for call in made], source, called)

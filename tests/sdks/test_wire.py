@@ -224,7 +224,12 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def external_ids(event: Event) -> list[dict[str, str]]:
+    """The most trusted first, then by name."""
     traits, context = event.get("traits") or {}, event.get("context") or {}
+    device = context.get("device") or {}
     email = traits.get("email") or (context.get("traits") or {}).get("email")
-    found = {"user_id": event.get("userId"), "email": email, "anonymous_id": event.get("anonymousId")}
+    others = {"anonymous_id": event.get("anonymousId"), "group_id": event.get("groupId")}
+    if "type" in device:
+        others[f"{device['type']}.id"] = device.get("id")
+    found = {"user_id": event.get("userId"), "email": email, **dict(sorted(others.items()))}
     return [{"type": kind, "id": value} for kind, value in found.items() if value is not None]

@@ -2,7 +2,7 @@
 
 import hmac
 import json
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from collector.app import create_collector
 from collector.oauth import ASSERTION_LIFETIME, LIFETIME, ClientKey, OAuth, TokenRefused, oauth_routes
+from collector.sources import Policy
 from schemas.errors import ConfigError, Refused
 from tests.unit.test_collector import RecordingLog, call, dumped
 
@@ -162,6 +163,39 @@ async def test_the_whole_way_from_the_form_to_the_log(oauth: OAuth) -> None:
         for scheme, value in (("Bearer", token), ("bearer", token), ("Bearer", "forged"))
     ]
     assert (statuses, [event.source for event in log.events]) == ([200, 200, 401], ["backend", "backend"])
+
+
+async def test_a_source_that_requires_a_token_is_opened_by_no_write_key(oauth: OAuth) -> None:
+    """Wherever the key stands. 400 is what every SDK takes for final."""
+    log = RecordingLog()
+    policies = {"backend": Policy(require_oauth=True)}
+    sources = {"wk": "web", "wk2": "backend"}
+    collector = create_collector(log=log, sources=sources, bearer=oauth.source, policies=policies)
+    token = oauth.token(form(), "cdp.example")["access_token"]
+    track = {"type": "track", "event": "A", "userId": "u"}
+    single, batch = dumped({**track, "writeKey": "wk2"}), dumped({"batch": [track], "writeKey": "wk2"})
+    each = dumped({"batch": [{**track, "writeKey": "wk"}, {**track, "writeKey": "wk2"}]})
+    basic = "Basic " + b64encode(b"wk2:").decode()
+    answers = [
+        await call(collector, "POST", path, body, headers)
+        for path, body, headers in (
+            ("/v1/track", single, {}),
+            ("/v1/batch", batch, {}),
+            ("/v1/batch", each, {}),
+            ("/v1/track", single, {"authorization": basic}),
+            ("/v1/track", single, {"authorization": f"{basic} "}),
+        )
+    ]
+    assert {(answer.status, answer.json["code"]) for answer in answers} == {(400, "oauth_required")}
+    assert "get a token at /token" in answers[0].json["message"]
+    customer_io = await call(collector, "POST", "/v1/track", single, {"authorization": "Bearer wk2"})
+    assert (customer_io.status, customer_io.json["code"]) == (401, "invalid_token")
+    assert log.events == []
+
+    taken = await call(collector, "POST", "/v1/batch", batch, {"authorization": f"Bearer {token}"})
+    other = await call(collector, "POST", "/v1/track", dumped({**track, "writeKey": "wk"}))
+    assert (taken.status, other.status) == (200, 200)
+    assert [event.source for event in log.events] == ["backend", "web"]
 
 
 async def test_a_form_that_is_none_is_refused_as_oauth_does(oauth: OAuth) -> None:

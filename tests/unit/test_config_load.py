@@ -51,6 +51,13 @@ def faults(text: str, **variables: str) -> list[str]:
     return list(caught.value.faults)
 
 
+def test_a_source_that_requires_oauth_needs_a_client() -> None:
+    assert faults("sources: {web: {write_key: k, require_oauth: true}}") == [
+        "millrace.yaml:1 sources.web: require_oauth without oauth_clients lets nobody in; name a client, or leave "
+        "require_oauth out"
+    ]
+
+
 def test_events_are_enriched_by_their_user_agent_unless_it_is_said_otherwise() -> None:
     assert load("").config.enrich == EnrichConfig(user_agent=True, bots=True, geo=None)
     wanted = load("enrich: {user_agent: false, geo: {database: city.mmdb}}").config.enrich
@@ -135,7 +142,7 @@ log:
         "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, enrich, identity, log)",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
         "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
-        "second_write_key, enabled, origins, oauth_clients, events_per_second)",
+        "second_write_key, enabled, origins, oauth_clients, require_oauth, events_per_second)",
         "millrace.yaml:5 sources.Bad Name: is not a name; start with a lower-case letter, then letters, digits, _ or -, "
         "63 in all at most",
         "millrace.yaml:8 sources.app.write_key: must be text; put it in quotes",
