@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -26,7 +28,8 @@ import uvloop
 from benchmarks.results import Result, finish, result
 from destinations import webhook
 from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Settings
-from pipeline.delivery.engine import Destination, run_delivery
+from destinations.guard import Outbound, session
+from pipeline.delivery.engine import Destination, World, run_delivery
 from pipeline.log import Log, Record, open_log
 from pipeline.store import schema
 from pipeline.store.database import Database
@@ -151,7 +154,8 @@ async def _from_the_start(partitions: Sequence[int]) -> dict[int, int]:
 async def deliver(log: Log, database: Database, destinations: Sequence[Destination], count: int, folder: str) -> Run:
     """The engine, until every destination has everything."""
     stop, began, used = asyncio.Event(), time.perf_counter(), cpu()
-    engine = asyncio.create_task(run_delivery(log, database, destinations, stop=stop, folder=folder))
+    world = World(http=partial(session, Outbound(allow=(ip_network("127.0.0.0/8"),))))
+    engine = asyncio.create_task(run_delivery(log, database, destinations, stop=stop, folder=folder, world=world))
     names = {one.name for one in destinations}
     while await database.read(lambda connection: _delivered(connection, names)) < count * len(names):
         if engine.done():

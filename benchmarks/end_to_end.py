@@ -66,6 +66,7 @@ async def deployment(folder: Path, sink: str) -> AsyncIterator[tuple[str, psutil
     config = folder / "millrace.yaml"
     config.write_text(
         "sources:\n  web:\n    write_key: " + KEY + "\n"
+        "outbound:\n  allow: [127.0.0.0/8]\n"
         "destinations:\n"
         "  hook:\n    type: webhook\n    settings:\n      url: " + sink + "\n"
         "  warehouse:\n    type: duckdb\n"

@@ -14,11 +14,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from destinations.contract import DELIVERED, Outcome, Rejected, Retry
+from destinations.guard import AddressRefused
 from schemas.errors import CredentialsRejected
 
 if TYPE_CHECKING:
     import aiohttp
 
+ADDRESS_REFUSED: Final = "address is not public; name its network under outbound.allow"
 MAX_RETRY_AFTER: Final = 3600.0  # seconds; a service cannot park a batch for longer
 MAX_ANSWER_BYTES: Final = 65_536  # of a response body; the rest is not read and the connection is not reused
 _RETRIED_4XX: Final = frozenset((408, 423, 429))
@@ -70,6 +72,8 @@ def fault_of(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "host not found"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, AddressRefused):
+        return ADDRESS_REFUSED
     if isinstance(cause, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, aiohttp.ClientConnectorError):

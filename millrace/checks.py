@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from millrace.settings import Settings
+from millrace.wiring import outbound
 from schemas.errors import CredentialsRejected, MillraceError
 
 TIMEOUT: Final = 30.0  # seconds for each
@@ -28,14 +29,13 @@ async def _check_all(settings: Settings) -> Sequence[Finding]:
 
 
 async def _check(settings: Settings, name: str) -> str | None:
-    import aiohttp
-
     from destinations.contract import Env
+    from destinations.guard import session
     from destinations.registry import definition
 
     found = definition(settings.destinations[name].type)
     try:
-        async with asyncio.timeout(TIMEOUT), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(TIMEOUT), session(outbound(settings)) as http:
             env = Env(http=http, now=time.time, folder=str(settings.environment.data))
             async with found.connect(settings.destination_settings[name], env) as client:
                 await found.check(client)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -16,6 +17,7 @@ from schemas.errors import ConfigError, MillraceError, Unavailable
 if TYPE_CHECKING:
     from collector.oauth import OAuth
     from collector.sources import Policy
+    from destinations.guard import Outbound
     from pipeline.delivery.limits import Destination
     from pipeline.enrich import Enrichment
     from pipeline.log import Log
@@ -85,13 +87,16 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
 
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Resolved events out to every destination."""
-    from pipeline.delivery.engine import run_delivery
+    from destinations.guard import session
+    from pipeline.delivery.engine import World, run_delivery
 
     async with open_log(settings) as events:
         with open_database(settings, repeatable=True) as database:
             await asyncio.to_thread(usable, settings, database)
             ready()
-            await run_delivery(events, database, mounted(settings), stop=stop, folder=settings.environment.data)
+            world = World(http=partial(session, outbound(settings)))
+            folder = settings.environment.data
+            await run_delivery(events, database, mounted(settings), stop=stop, folder=folder, world=world)
 
 
 async def _look_at_database(settings: Settings, database: "Database") -> None:
@@ -223,6 +228,15 @@ def mounted(settings: Settings) -> "Sequence[Destination]":
         )
         for name, config in settings.destinations.items()
     ]
+
+
+def outbound(settings: Settings) -> "Outbound":
+    """What destinations may connect to."""
+    from destinations.guard import Outbound, trusting
+
+    wanted = settings.config.outbound
+    trust = None if wanted.ca_file is None else trusting(str(settings.environment.data / wanted.ca_file))
+    return Outbound(allow=wanted.allow, trust=trust)
 
 
 def oauth(settings: Settings) -> "OAuth | None":

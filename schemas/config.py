@@ -1,5 +1,6 @@
 """The shape of `millrace.yaml`. `millrace schema` prints its JSON Schema; unknown keys are faults."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -116,6 +117,21 @@ class CollectorConfig(_Model):
     )
 
 
+class OutboundConfig(_Model):
+    """Where destinations may connect to."""
+
+    allow: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description="Networks beside the public internet, such as 127.0.0.0/8 or 10.1.2.3/32. All other private, local and "
+        "special addresses are refused, whatever name, number or redirect leads to them.",
+    )
+    ca_file: str | None = Field(
+        None,
+        min_length=1,
+        description="File of certificates (PEM) to trust beside the system's; relative to the data folder.",
+    )
+
+
 class GeoConfig(_Model):
     """Where an address is."""
 
@@ -155,4 +171,7 @@ class Config(_Model):
         description="What the server adds to an event's context where the client said nothing of it.",
     )
     identity: IdentityConfig = Field(default_factory=IdentityConfig, description="How events become profiles.")
+    outbound: OutboundConfig = Field(
+        default=OutboundConfig(allow=(), ca_file=None), description="Where destinations may connect to."
+    )
     log: LogConfig = Field(default=LogConfig(), description="The event log.")

@@ -107,11 +107,9 @@ async def _deliver(
     world: World,
 ) -> None:
     """Connects once; joins the group again when a partition turned out to be another's."""
-    import aiohttp  # a process that delivers nothing must not pay for it
-
     definition = destination.definition
     async with (
-        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
+        world.http() as http,
         definition.connect(destination.settings, Env(http=http, now=world.now, folder=folder)) as client,
     ):
         while not stop.is_set():

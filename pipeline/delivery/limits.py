@@ -3,12 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import random as uniform
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from destinations.contract import Definition, Settings
+from destinations.guard import Outbound, session
 from schemas.config import FilterConfig
+
+if TYPE_CHECKING:
+    import aiohttp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +56,15 @@ class Limits:
     tidy: float = 600.0  # between removals of what need not be remembered
 
 
+_public = partial(session, Outbound())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Time and chance. `now` is Unix time in seconds; `chance` is uniform in [0, 1)."""
+    """Time, chance and the network. `now` is Unix time in seconds; `chance` is uniform in [0, 1); `http` opens the session of
+    a destination."""
 
     now: Callable[[], float] = time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Callable[[], float] = uniform
+    http: "Callable[[], aiohttp.ClientSession]" = _public

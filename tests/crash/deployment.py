@@ -25,6 +25,7 @@ ROLES: Final = ("collect", "process-1", "process-2", "deliver-1", "deliver-2")
 _CONFIG: Final = """
 sources:
   shop: {{write_key: {write_key}}}
+outbound: {{allow: [127.0.0.0/8]}}
 destinations:
   warehouse: {{type: duckdb, settings: {{path: warehouse.duckdb}}}}
   hook: {{type: webhook, settings: {{url: "http://127.0.0.1:{sink}/", timeout: 3}}}}

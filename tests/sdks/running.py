@@ -219,6 +219,7 @@ class Running:
                 "webhook": {"type": "webhook", "settings": {"url": self.sink.url}},
                 "warehouse": {"type": "duckdb", "settings": {"path": "warehouse.duckdb"}},
             },
+            "outbound": {"allow": ["127.0.0.0/8"]},
             "log": {"partitions": 2},
         }
 

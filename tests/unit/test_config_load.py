@@ -1,5 +1,6 @@
 """millrace.yaml becomes the expected object, or every fault at once with its place and remedy."""
 
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from schemas.config import (
     GeoConfig,
     LogConfig,
     OAuthClientConfig,
+    OutboundConfig,
     RetentionConfig,
     SourceConfig,
 )
@@ -139,7 +141,7 @@ log:
   retention: forever
 """
     ) == [
-        "millrace.yaml:1 sorces: unknown key; did you mean sources? (known: sources, destinations, collector, enrich, identity, log)",
+        f"millrace.yaml:1 sorces: unknown key; did you mean sources? (known: {', '.join(Config.model_fields)})",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
         "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
         "second_write_key, enabled, origins, oauth_clients, require_oauth, events_per_second)",
@@ -320,6 +322,7 @@ def test_the_reference_file_says_everything() -> None:
                 "loyalty_id": IdTypeConfig(collection="users"),
             }
         ),
+        outbound=OutboundConfig(allow=(IPv4Network("127.0.0.0/8"),)),
         log=LogConfig(partitions=8, retention=RetentionConfig(days=30, gigabytes=64)),
     )
 
