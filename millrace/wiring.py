@@ -75,6 +75,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
 
 async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Events in; profiles, books and resolved events out."""
+    from pipeline.telling import keep_telling
     from pipeline.worker import run_worker
 
     with enrichment(settings) as enriched:
@@ -82,7 +83,10 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
             with open_database(settings) as database:
                 await asyncio.to_thread(usable, settings, database)
                 ready()
-                await run_worker(events, database, stop=stop, identity=settings.config.identity, enrichment=enriched)
+                async with beside(keep_telling(events, database, stop)):
+                    await run_worker(
+                        events, database, stop=stop, identity=settings.config.identity, enrichment=enriched
+                    )
 
 
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipeline.corrections import named
 from pipeline.extract import Extract, Found, extractor
 from pipeline.identity import DEFAULT, Rules
 from pipeline.log import Batch
@@ -21,6 +22,7 @@ class Parsed(NamedTuple):
     found: Found  # what identity needs of it
     value: bytes  # the record as it stands in the log
     context: bytes | None = None  # what the server could tell of the sender
+    correction: bool = False  # one of ours, which tells of a profile and changes none
 
 
 Enrich = Callable[[Event], bytes | None]
@@ -78,13 +80,16 @@ def _parse(origin: Origin, value: bytes, timestamp: int, enrich: Enrich, extract
         return _refusal(origin, event, event.refused)
     if "\0" in event.message_id or "\0" in event.source:
         return _refusal(origin, event, Reason.BAD_REQUEST)
+    key = message_key(event.source, event.message_id)
     try:
+        if (ids := named(event)) is not None:
+            return Parsed(origin, key, event, Found(ids, (), (), None), value, correction=True)
         found = extract(event)
     except ValueError:
         return _refusal(origin, event, Reason.BAD_REQUEST)
     if isinstance(found, Reason):
         return _refusal(origin, event, found)
-    return Parsed(origin, message_key(event.source, event.message_id), event, found, value, enrich(event))
+    return Parsed(origin, key, event, found, value, enrich(event))
 
 
 def _refusal(origin: Origin, event: Event, code: str) -> Refusal:

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.graph import Edge, Merge
-from pipeline.profile import Node, Profile, base62, combined, emptied, message_key, profile_id, values
+from pipeline.profile import USERS, Node, Profile, base62, combined, emptied, message_key, profile_id, values
 from schemas.errors import Refused
+from schemas.topics import INTERNAL_SOURCE
 
 Side = Literal["a", "b"]
 Pair = tuple[str, str]
 Rank = Callable[[str], int]
 """Sort key of an identifier type, the most trusted first."""
 
-INTERNAL: Final = "millrace"
-"""The source of what we ourselves put on the log. It has no write key, so nobody else can."""
 TOLD_IDS: Final = 1_000
 """Ids that a correction names at most, the most trusted first."""
 
@@ -193,6 +192,7 @@ def _split(
     pending = [
         correction(f"{split}:unmerge:{side}", change.profiles[heads[side].id], members[side], rank, before.traits)
         for side in sorted(heads)
+        if before.collection == USERS
     ]
     return Split(split, at, keeps.id, gives.id, merge, detail, pending), change
 
@@ -383,7 +383,7 @@ def lift(
     told = []
     for number, root in enumerate(roots):
         own = [node for node in members if family.root_of(node.key) == root.id]
-        if own:
+        if own and whole.collection == USERS:
             one = correction(f"{split.id}:remerge:{number}", whole, members, rank, ())
             told.append(one._replace(node=_trusted(own, rank)[0].key))
     return told, change
@@ -449,7 +449,7 @@ def _merge(split: Split, roots: Sequence[Profile], change: Change, at: int) -> N
     first, *others = roots
     for other in others:
         change.profiles[other.id] = emptied(replace(other, merged_into=first.id))
-        change.added.append(Merge(first.id, other.id, at, INTERNAL, split.id, "remerge", 0, at))
+        change.added.append(Merge(first.id, other.id, at, INTERNAL_SOURCE, split.id, "remerge", 0, at))
 
 
 # ── What destinations are told ────────────────────────────────────────────────────────────────────────────────────

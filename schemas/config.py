@@ -3,9 +3,10 @@
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from schemas.identity import IdentityConfig
+from schemas.topics import INTERNAL_SOURCE
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$")]
@@ -175,3 +176,10 @@ class Config(_Model):
         default=OutboundConfig(allow=(), ca_file=None), description="Where destinations may connect to."
     )
     log: LogConfig = Field(default=LogConfig(), description="The event log.")
+
+    @field_validator("sources")
+    @classmethod
+    def _not_ours(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        if INTERNAL_SOURCE in sources:
+            raise ValueError(f"{INTERNAL_SOURCE} is the source of what we tell ourselves; choose another name")
+        return sources

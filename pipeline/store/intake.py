@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from pipeline.corrections import filled
 from pipeline.graph import Graph
 from pipeline.identity import Rules
 from pipeline.parse import Parsed, Work
@@ -122,14 +123,23 @@ def _resolve(
     used: defaultdict[usage.Key, Usage] = defaultdict(Usage)
     now = time.time_ns() // 1000
     for parsed in work.events:
-        origin, key, event, found, value, context = parsed
+        origin, key, event, found, value, context, correction = parsed
         known = seen.get(key)
         if origin.offset < applied[origin.partition]:
             if known is not None and known.origin == origin:
                 promoted = _promoted(parsed, known.profile, graph)
+                value = _corrected(parsed, promoted, graph) if correction else value
                 emissions.append(Emission(origin, known.profile, promoted, event.key, value, context))
         elif known is not None:
             counts[event.source, origin.partition, "duplicates"] += 1
+        elif correction:
+            profile = graph.profile_of(found.ids[0]) or ""
+            seen[key] = Seen(origin, profile)
+            rows.append((key, *origin, profile, "", now, event.timestamp))
+            counts[event.source, origin.partition, "accepted"] += 1
+            counts[event.source, origin.partition, "unresolved"] += not profile
+            promoted = _promoted(parsed, profile, graph)
+            emissions.append(Emission(origin, profile, promoted, event.key, _corrected(parsed, promoted, graph)))
         else:
             outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
             seen[key] = Seen(origin, outcome.profile)
@@ -142,6 +152,12 @@ def _resolve(
             month.add(len(event.body), event.user_id or event.anonymous_id)
             emissions.append(Emission(origin, outcome.profile, outcome.ids, event.key, value, context))
     return emissions, rows, counts, used
+
+
+def _corrected(parsed: Parsed, ids: Sequence[ExternalId], graph: Graph) -> bytes:
+    """What a correction tells now. Whoever was forgotten since is not told of again: it names nobody then."""
+    profile = graph.profile_of(ids[0]) if ids else None
+    return filled(parsed.event, profile or "", ids, graph.profiles[profile].traits if profile else {})
 
 
 def _promoted(parsed: Parsed, profile: str, graph: Graph) -> list[ExternalId]:
