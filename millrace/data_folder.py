@@ -35,7 +35,7 @@ def prepare(folder: Path) -> None:
 
 
 def remembered(folder: Path, name: str, prefix: str) -> str:
-    """The secret kept under `name`, made up the first time. Readable by the owner alone; processes that start together
+    """The secret kept under `name`, made up the first time: 192 random bits after the prefix. Readable by the owner alone; processes that start together
     agree on one."""
     path = folder / name
     if not path.exists():
@@ -56,7 +56,7 @@ def recall(folder: Path, name: str) -> str | None:
 
 def note_address(folder: Path, address: str) -> None:
     """Remembers where the collector listens, for the commands that talk to it."""
-    _replace(folder / ADDRESS, f"{address}\n", mode=0o644)
+    replace(folder / ADDRESS, f"{address}\n", mode=0o644)
 
 
 @contextmanager
@@ -120,7 +120,8 @@ def _write_once(path: Path, text: str, *, mode: int) -> None:
         draft.unlink()
 
 
-def _replace(path: Path, text: str, *, mode: int) -> None:
+def replace(path: Path, text: str, *, mode: int) -> None:
+    """Writes a file whole or not at all."""
     _draft(path, text, mode).replace(path)
 
 

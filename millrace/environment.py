@@ -36,6 +36,7 @@ class Environment:
     database_url: str = field(repr=False)
     write_key: str | None = field(repr=False)
     api_token: str | None = field(repr=False)
+    secrets_key: str | None = field(repr=False)
     reuse_port: bool
     variables: Mapping[str, str] = field(repr=False)  # for ${VAR} in millrace.yaml
 
@@ -65,6 +66,7 @@ def read_environment(variables: Mapping[str, str], flags: Flags | None = None) -
         database_url=said.get("MILLRACE_DATABASE") or f"sqlite:///{data / 'millrace.sqlite'}",
         write_key=said.get("MILLRACE_WRITE_KEY"),
         api_token=said.get("MILLRACE_API_TOKEN"),
+        secrets_key=said.get("MILLRACE_SECRETS_KEY"),
         reuse_port=said.get("MILLRACE_REUSE_PORT", "").lower() in ("1", "true", "yes", "on"),
         variables=variables,
     )

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from millrace import data_folder
 from millrace.config.load import Loaded, SettingsModels, load_file
 from millrace.environment import Environment
+from millrace.references import References
 from schemas.config import Config, DestinationConfig, SourceConfig
 
 DEFAULT_SOURCE: Final = "default"
@@ -55,7 +56,7 @@ def load_config(environment: Environment, *, delivers: bool) -> Loaded:
     if environment.config is None:
         loaded = Loaded(Config())
     else:
-        loaded = load_file(environment.config, environment.variables, models)
+        loaded = load_file(environment.config, References(environment), models)
     if delivers and loaded.config.destinations is None:
         model = settings_models()[DEFAULT_WAREHOUSE.type]
         loaded.settings[DEFAULT_DESTINATION] = model.model_validate(DEFAULT_WAREHOUSE.settings)

@@ -24,6 +24,7 @@ def test_without_anything_said_the_defaults_hold(tmp_path: Path) -> None:
         database_url=f"sqlite:///{tmp_path}/data/millrace.sqlite",
         write_key=None,
         api_token=None,
+        secrets_key=None,
         reuse_port=False,
         variables={},
     )
@@ -55,6 +56,7 @@ def test_variables_win_over_defaults_and_flags_over_variables(tmp_path: Path) ->
         database_url="postgresql://db/m",
         write_key="wk",
         api_token="token",
+        secrets_key=None,
         reuse_port=True,
         variables=variables,
     )
