@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench kafka sdks browser-sdk lock clean
+.PHONY: help run test nightly check bench kafka sdks browser-sdk lock clean
 
 BIN := .venv/bin
 READY := .venv/.millrace
@@ -13,6 +13,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 help:
 	@echo 'make run    start everything here, data in ./data (ARGS="--port 8081" and more: .venv/bin/millrace up --help)'
 	@echo 'make test   lint, types and every test, on real Kafka and PostgreSQL'
+	@echo 'make nightly  the laws of identity over twenty times as many random histories'
 	@echo 'make check  lint and types'
 	@echo 'make bench  measure; results in benchmarks/results (ARGS chooses)'
 	@echo 'make browser-sdk  put the browser SDK into the data folder, from where pages can load it (needs npm)'
@@ -24,6 +25,9 @@ run: $(READY)
 
 test: $(READY) kafka sdks check
 	$(BIN)/python -m pytest $(ARGS)
+
+nightly: $(READY)
+	MILLRACE_HISTORIES=10000 $(BIN)/python -m pytest --timeout 3600 tests/properties/test_identity_model.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check

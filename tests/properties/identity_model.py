@@ -43,7 +43,6 @@ class Person:
     writes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     events: list[int] = field(default_factory=list)
     merges: int = 0
-    names: set[str] = field(default_factory=set)
 
 
 class Model:
@@ -136,7 +135,6 @@ class Model:
             first.added |= other.added
             first.events += other.events
             first.merges += 1 + other.merges
-            first.names |= {other.name} | other.names
             for trait, write in other.writes.items():
                 first.writes[trait] = max(first.writes.get(trait, write), write, key=lambda one: one[0])
             self.people.remove(other)
