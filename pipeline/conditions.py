@@ -139,6 +139,8 @@ def _leaf(tree: Mapping[str, Any], place: str) -> Leaf:
     accepts, wanted = _VALUES[op]
     if not accepts(tree.get("value")) or (what == "id" and op in _NOT_OF_IDS):
         raise _wrong(place, f"{op} {'needs ' + wanted if what == 'trait' else 'does not compare an id with that'}")
+    if what == "id" and "\0" in f"{name}{tree.get('value')}":
+        raise _wrong(place, "holds a NUL character, which no id does")
     return Leaf(what, name, op, tree.get("value"))
 
 

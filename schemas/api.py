@@ -64,20 +64,34 @@ class Cursor(Shape):
 
 
 class TraitsPage(Shape):
-    """Traits in alphabetical order; with `verbose`, each value with its time and messageId."""
+    """Traits in alphabetical order; with `verbose`, each as a `TraitView`."""
 
     traits: Mapping[str, Any]
     cursor: Cursor
 
 
-class ExternalIdItem(Shape):
-    """An identifier, as the profile API lists it."""
+class TraitView(Shape):
+    """A trait with the event that wrote it."""
 
-    collection: Literal["users"] = "users"
-    type: str
+    value: Any
+    source_id: str | None
+    updated_at: str
+    message_id: str
+    class_: Literal["custom", "computed_trait", "audience", "sql_trait", "journey", "prediction"] = Field(alias="class")
+
+
+class ExternalIdItem(Shape):
+    """An identifier, as the profile API lists it. The last two come with `verbose`."""
+
+    source_id: str | None
+    collection: Literal["users", "accounts"]
     id: str
+    type: str
     created_at: str
-    encoding: Literal["none"] = "none"
+    encoding: Literal["none"]
+    first_message_id: str | None
+    mapped_by_merge: str | None = Field(None, description="The merge that brought it to this profile.")
+    config_version: int | None = Field(None, description="Version of the identity rules that mapped it.")
 
 
 class ExternalIdsPage(Shape):
@@ -85,6 +99,230 @@ class ExternalIdsPage(Shape):
 
     data: Sequence[ExternalIdItem]
     cursor: Cursor
+
+
+class IdItem(Shape):
+    """An identifier in short."""
+
+    collection: Literal["users", "accounts"]
+    type: str
+    id: str
+    encoding: Literal["none"]
+    created_at: str | None = None
+
+
+class ProfileEvent(Shape):
+    """An event of a profile. Pages and screens are named Page Viewed and Screen Viewed."""
+
+    type: str
+    event: str | None
+    message_id: str
+    source_id: str
+    timestamp: str
+    properties: Mapping[str, Any]
+    context: Mapping[str, Any]
+    traits: Mapping[str, Any] | None = Field(None, description="Of identify and group.")
+    external_ids: Sequence[IdItem]
+    related: Mapping[str, str]
+
+
+class EventsCursor(Cursor):
+    """`clamped`: retention has removed events after `start`."""
+
+    clamped: bool
+
+
+class EventsPage(Shape):
+    """Events in the order in which they happened."""
+
+    data: Sequence[ProfileEvent]
+    cursor: EventsCursor
+
+
+class ProfileMetadata(Shape):
+    """The life of a profile: after a merge, the beginning of the earliest and the end of the latest."""
+
+    created_at: str
+    updated_at: str
+    expires_at: str | None
+    first_message_id: str | None
+    first_source_id: str | None
+    last_message_id: str | None
+    last_source_id: str | None
+    events: int | None = Field(None, description="How many it has; not told by `metadata` itself.")
+
+
+class MetadataAnswer(Shape):
+    """The life of a profile."""
+
+    metadata: ProfileMetadata
+
+
+class LinkItem(Shape):
+    """An account of a user, or a user of an account, with at most 25 of its ids."""
+
+    to_collection: Literal["users", "accounts"]
+    id: str
+    external_ids: Sequence[IdItem]
+    linked_at: str
+    last_seen_at: str
+
+
+class LinksPage(Shape):
+    """What a profile is linked with."""
+
+    data: Sequence[LinkItem]
+    cursor: Cursor
+
+
+class MergeTrigger(Shape):
+    """The event that caused a merge."""
+
+    message_id: str
+    source_id: str
+    type: str
+
+
+class MergeItem(Shape):
+    """A profile that became part of another."""
+
+    merge_id: str
+    survivor: str
+    absorbed: str
+    at: str
+    trigger: MergeTrigger
+    external_ids_moved: Sequence[str]
+    config_version: int
+    reversible: bool
+    undone_by: str | None
+
+
+class MergesPage(Shape):
+    """The merges that made a profile, in order."""
+
+    data: Sequence[MergeItem]
+    cursor: Cursor
+
+
+class ProfileItem(Shape):
+    """A profile among many, with the fields that were asked for."""
+
+    id: str
+    external_ids: Sequence[IdItem] | None = None
+    traits: Mapping[str, Any] | None = None
+    metadata: ProfileMetadata | None = None
+    merged: Sequence[str] | None = None
+
+
+class ProfilesPage(Shape):
+    """Profiles of a list or a search. A page may hold fewer than asked for; `has_more` says whether there is more."""
+
+    data: Sequence[ProfileItem]
+    cursor: Cursor
+
+
+class ExportLine(ProfileItem):
+    """A line of an export, and the `cursor` to go on behind it. The last line of an id holds."""
+
+    collection: Literal["users", "accounts"]
+    cursor: str
+
+
+class LookUp(Shape):
+    """A look-up whose id stands in the body. The parameters of the resource may stand beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    resource: Literal["traits", "external_ids", "events", "metadata", "links", "merges"] = "traits"
+
+
+class Batch(Shape):
+    """Up to 100 look-ups."""
+
+    ids: Sequence[str] = Field(min_length=1, max_length=100)
+    fields: Sequence[str] | None = Field(None, description="external_ids, traits, metadata, merged, or traits.NAME.")
+    after: str | None = Field(None, description="messageId of an event that is waited for.")
+
+
+class BatchItem(Shape):
+    """One look-up of a batch: its profile, or what is wrong with it."""
+
+    id: Any
+    status: int
+    profile: ProfileItem | None = None
+    error: ErrorDetail | None = None
+
+
+class BatchAnswer(Shape):
+    """The look-ups of a batch, in its order."""
+
+    data: Sequence[BatchItem]
+
+
+class SearchBody(Shape):
+    """A search: a tree of conditions, whose leaves name a `trait` or an `id` with `op` and `value`, in groups of `and`, `or`
+    and `not`."""
+
+    where: Mapping[str, Any]
+    fields: Sequence[str] | None = Field(None, description="external_ids, traits, metadata, merged, or traits.NAME.")
+    limit: int = Field(50, ge=1, le=1_000)
+    next: str | None = Field(None, description="The cursor of the page before.")
+    after: str | None = Field(None, description="messageId of an event that is waited for.")
+
+
+# ── Tokens, and who read whom ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class TokenWanted(Shape):
+    """A token to be made."""
+
+    name: str = Field(description="What it is for: the program, the environment.")
+    scopes: Sequence[Literal["profiles:read", "profiles:search", "profiles:delete_identifier"]] = ("profiles:read",)
+    traits: Sequence[str] | None = Field(None, description="The only traits that it sees; all of them by default.")
+    requests_per_second: int = Field(1_000, ge=1, le=1_000_000, description="Of one process.")
+
+
+class TokenView(Shape):
+    """A token, without its secret."""
+
+    id: str
+    name: str
+    scopes: Sequence[str]
+    traits: Sequence[str] | None
+    requests_per_second: int
+    created_at: str
+    revoked_at: str | None
+
+
+class TokenMade(TokenView):
+    """A token, the only time that its secret is told."""
+
+    token: str
+
+
+class TokensPage(Shape):
+    """All tokens there ever were, in the order they were made."""
+
+    data: Sequence[TokenView]
+
+
+class ProfileRead(Shape):
+    """How often a token read a resource of a profile within an hour. `profile` is * where all were read."""
+
+    profile: str
+    token: str
+    name: str | None
+    resource: str
+    count: int
+    first_at: str
+    last_at: str
+
+
+class ProfileReads(Shape):
+    """Who read a profile, the latest first."""
+
+    data: Sequence[ProfileRead]
 
 
 # ── The path of an event ──────────────────────────────────────────────────────────────────────────────────────────

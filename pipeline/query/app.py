@@ -4,6 +4,7 @@ import base64
 import binascii
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from typing import Any
 
 from prometheus_client import Metric
 from starlette.applications import Starlette
@@ -11,13 +12,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from pipeline.identity import Rules
 from pipeline.log import Log
-from pipeline.query import metrics, paths, profiles, refusals, usage
+from pipeline.query import metrics, paths, refusals, usage
 from pipeline.query.balance import balance
+from pipeline.query.profile_api import manage
+from pipeline.query.profile_api.app import ProfileApi, ProfileRoute
 from pipeline.store.database import Database
 from schemas.api import Error, ErrorDetail, Shape
 from schemas.errors import MillraceError, Refused, Unavailable
-from schemas.exact_json import json_dumps
+from schemas.exact_json import json_dumps, json_loads
 from schemas.topics import EVENTS
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -30,9 +34,12 @@ def create_api(
     token: str,
     destinations: Collection[str],
     ingest_metrics: Callable[[], Iterable[Metric]] = tuple,
+    rules: Rules | None = None,
 ) -> Starlette:
     """The application. `token` opens the profile and management APIs, as Basic user name or Bearer; `/health`, `/ready` and
-    `/metrics` are open. `destinations` are the configured names; `ingest_metrics` adds the collector's own counters."""
+    `/metrics` are open. `destinations` are the configured names; `ingest_metrics` adds the collector's own counters; `rules` say how
+    ids are compared. `state.profiles` is the profile API, to be closed at the end."""
+    profiles = ProfileApi(log, database, api_token=token, rules=rules)
 
     async def health(_: Request) -> Response:
         return Json({"status": "alive"})
@@ -60,15 +67,24 @@ def create_api(
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def show_profile(request: Request) -> Response:
-        return Json(profiles.summary(await profiles.look_up(database, request.path_params["address"])))
+        address = request.path_params["address"]
+        return Json(await manage.show(profiles, database, address, request.query_params))
 
-    async def show_traits(request: Request) -> Response:
-        found = await profiles.look_up(database, request.path_params["address"])
-        return Json(profiles.traits_page(found, request.query_params, request.url.path))
+    async def show_reads(request: Request) -> Response:
+        address = request.path_params["address"]
+        return Json(await manage.reads_of(profiles, database, address, request.query_params))
 
-    async def show_external_ids(request: Request) -> Response:
-        found = await profiles.look_up(database, request.path_params["address"])
-        return Json(profiles.external_ids_page(found, request.query_params, request.url.path))
+    async def export(request: Request) -> Response:
+        headers, lines = await manage.every_profile(profiles, database, request.query_params)
+        return StreamingResponse(lines, headers=dict(headers), media_type="application/x-ndjson")
+
+    async def tokens(request: Request) -> Response:
+        if request.method == "POST":
+            return Json(await manage.make_token(profiles, database, await body_of(request)))
+        return Json(await manage.list_tokens(database))
+
+    async def revoke_token(request: Request) -> Response:
+        return Json(await manage.revoke_token(profiles, database, request.path_params["token"]))
 
     async def show_refusals(request: Request) -> Response:
         return Json(await refusals.page(database, request.query_params, request.url.path))
@@ -77,9 +93,9 @@ def create_api(
         return Json(await usage.page(database, request.query_params))
 
     guarded = _guard(token)
-    profile = "/v1/spaces/default/collections/users/profiles/{address:path}"
-    return Starlette(
+    api = Starlette(
         routes=[
+            ProfileRoute(profiles),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", show_metrics),
@@ -88,13 +104,28 @@ def create_api(
             Route("/api/refusals", guarded(show_refusals)),
             Route("/api/usage", guarded(show_usage)),
             Route("/api/tail", guarded(tail)),
+            Route("/api/profiles/export", guarded(export)),
+            Route("/api/profiles/{address:path}/reads", guarded(show_reads)),
             Route("/api/profiles/{address:path}", guarded(show_profile)),
-            Route(f"{profile}/traits", guarded(show_traits)),
-            Route(f"{profile}/external_ids", guarded(show_external_ids)),
+            Route("/api/tokens", guarded(tokens), methods=["GET", "POST"]),
+            Route("/api/tokens/{token}", guarded(revoke_token), methods=["DELETE"]),
             Route("/{path:path}", _unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ],
         exception_handlers={MillraceError: _failed},
     )
+    api.state.profiles = profiles
+    return api
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object in a body. Refused when it is none."""
+    try:
+        body = json_loads(await request.body())
+    except ValueError as error:
+        raise Refused("bad_request", "The body is not JSON.") from error
+    if not isinstance(body, dict):
+        raise Refused("bad_request", "The body must be a JSON object.")
+    return body
 
 
 class Json(JSONResponse):

@@ -50,19 +50,35 @@ def sealed(kind: str, owner: str, *key: str | int) -> str:
 def opened(query: Mapping[str, str], kind: str, *types: type) -> tuple[str, list[Any]] | None:
     """Whose list the query's cursor is of, and its key; None for the first page. Refused when it is not a cursor of this
     kind of list, with a key of these types."""
-    text = query.get("next") or ""
-    if not text:
+    found = _unsealed(query.get("next") or "")
+    if not found:
         return None
-    try:
-        found = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-    except (TypeError, ValueError) as error:
-        raise unreadable() from error
-    if not isinstance(found, list) or len(found) != 2 + len(types) or found[0] != kind or not isinstance(found[1], str):
+    if len(found) != 2 + len(types) or found[0] != kind or not isinstance(found[1], str):
         raise unreadable()
     key: list[Any] = found[2:]
     if not all(type(one) is wanted and _storable(one) for one, wanted in zip(key, types, strict=True)):
         raise unreadable()
     return found[1], key
+
+
+def owner_of(query: Mapping[str, str]) -> str:
+    """Whose list the query's cursor is of. Refused when it is no cursor."""
+    found = _unsealed(query.get("next") or "")
+    if len(found) < 2 or not isinstance(found[1], str) or not _storable(found[1]):
+        raise unreadable()
+    return found[1]
+
+
+def _unsealed(text: str) -> list[Any]:
+    if not text:
+        return []
+    try:
+        found = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except ValueError as error:
+        raise unreadable() from error
+    if not isinstance(found, list):
+        raise unreadable()
+    return found
 
 
 def _storable(key: object) -> bool:

@@ -1,7 +1,7 @@
 """Reads many profiles: lists, search, export, and who belongs to which account. Every list goes on from a key, so that a page
 costs what it holds."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
@@ -19,11 +19,15 @@ _BY_ACTIVITY: Final = text(
     ORDER BY last_seen DESC, id DESC LIMIT :most"""
 )
 _KEYS: Final = {
-    "sqlite": text("SELECT key, profile FROM nodes WHERE key >= :first AND key < :last ORDER BY key LIMIT :most"),
+    "sqlite": text(
+        "SELECT key FROM nodes WHERE key >= :first AND key > :after AND key < :last ORDER BY key LIMIT :most"
+    ),
     "postgresql": text(
-        "SELECT key, profile FROM nodes WHERE key ~>=~ :first AND key ~<~ :last ORDER BY key USING ~<~ LIMIT :most"
+        """SELECT key FROM nodes
+        WHERE key ~>=~ :first AND key ~>~ :after AND key ~<~ :last ORDER BY key USING ~<~ LIMIT :most"""
     ),
 }
+_STRETCH: Final = text("SELECT id FROM profiles WHERE id > :after ORDER BY id LIMIT 1 OFFSET :skipped")
 _COUNT: Final = text("SELECT count(*) FROM profiles WHERE merged_into IS NULL")
 _MOVED: Final = text(
     """SELECT id FROM (
@@ -61,17 +65,29 @@ def moved(connection: Connection, since: int, after: str, most: int) -> tuple[li
     return list(found.values()), rows[-1] if len(rows) == most else None
 
 
-class Key(NamedTuple):
-    """An external id and the profile that it led to when it was last written; None when to none."""
+def keys_with(connection: Connection, prefix: str, after: str, most: int) -> list[str]:
+    """External ids that begin so and stand behind `after`, in the order of their bytes."""
+    asked = {"first": prefix, "last": prefix + "\U0010ffff", "after": after, "most": most}
+    return [key for (key,) in connection.execute(_KEYS[connection.dialect.name], asked)]
 
-    key: str
-    profile: str | None
 
-
-def keys_between(connection: Connection, first: str, last: str, most: int) -> list[Key]:
-    """External ids from `first` up to `last`, without it, in the order of their bytes."""
-    rows = connection.execute(_KEYS[connection.dialect.name], {"first": first, "last": last, "most": most})
-    return [Key(*row) for row in rows]
+def stretch(
+    connection: Connection, collection: str, after: str, until: int, needles: Sequence[str], most: int
+) -> tuple[list[Head], str | None]:
+    """Of the next `most` profiles by id, those that `by_id` would give and whose traits hold every needle, as text; and where
+    to go on, None at the end. However few they are, it looks at no more than `most`."""
+    end = connection.execute(_STRETCH, {"after": after, "skipped": most - 1}).scalar()
+    holds = "position({} in traits) > 0" if connection.dialect.name == "postgresql" else "instr(traits, {}) > 0"
+    names = [f"needle{number}" for number in range(len(needles))]
+    conditions = [_CANONICAL, "id > :after", "created_at <= :until", *(holds.format(f":{name}") for name in names)]
+    if end is not None:
+        conditions.append("id <= :end")
+    rows = connection.execute(
+        text(f"SELECT {HEAD} FROM profiles WHERE {' AND '.join(conditions)} ORDER BY id"),
+        {"collection": collection, "after": after, "until": until, **dict(zip(names, needles, strict=True))}
+        | ({} if end is None else {"end": end}),
+    )
+    return [Head(*row) for row in rows], end
 
 
 # ── Users and accounts ────────────────────────────────────────────────────────────────────────────────────────────
@@ -101,8 +117,3 @@ def links_of_account(connection: Connection, account: str, after: str, most: int
     """The links of an account's id to ids of users greater than `after`, in their order."""
     rows = connection.execute(_LINKS_OF_ACCOUNT, {"account": account, "after": after, "most": most})
     return [Link(*row) for row in rows]
-
-
-def prefix_range(prefix: str) -> tuple[str, str]:
-    """Between which keys those with a prefix stand. Pure."""
-    return prefix, prefix + "\U0010ffff"

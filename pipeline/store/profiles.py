@@ -202,3 +202,8 @@ def whole(connection: Connection, rows: Sequence[Head]) -> list[Found]:
         )
         for head in rows
     ]
+
+
+def bare(head: Head) -> Found:
+    """A profile without its ids, where they do not matter."""
+    return Found(head, json_loads(head.traits), (), ())

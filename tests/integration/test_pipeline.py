@@ -268,14 +268,9 @@ async def test_the_api_shows_a_profile_an_event_and_the_balance(log, database):
     assert (profile["traits"], profile["events"]) == ({"city": "Turku", "email": "Mia@Shop.test", "plan": "team"}, 2)
 
     base = "/v1/spaces/default/collections/users/profiles/user_id:u1"
-    assert await ask(app, f"{base}/traits?limit=1") == (
-        200,
-        {
-            "traits": {"city": "Turku"},
-            "cursor": {"url": f"{base}/traits", "has_more": True, "next": "ZW1haWw=", "limit": 1},
-        },
-    )
-    _, rest = await ask(app, f"{base}/traits?limit=2&next=ZW1haWw=")
+    _, first = await ask(app, f"{base}/traits?limit=1")
+    assert (first["traits"], first["cursor"]["has_more"]) == ({"city": "Turku"}, True)
+    _, rest = await ask(app, f"{base}/traits?limit=2&next={first['cursor']['next']}")
     assert (list(rest["traits"]), rest["cursor"]["has_more"]) == (["email", "plan"], False)
     _, page = await ask(app, f"{base}/external_ids?include=email")
     assert [one["id"] for one in page["data"]] == ["mia@shop.test"]

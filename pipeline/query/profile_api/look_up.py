@@ -1,0 +1,67 @@
+"""Finding profiles, many askers at once: what is asked for while one read is under way is found by the next, in one transaction."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.store import profiles
+from pipeline.store.database import Database
+from pipeline.store.profiles import Head
+from schemas.errors import Refused
+
+MOST: Final = 500  # addresses in one read
+
+
+class LookUps:
+    """Reads heads of profiles for all requests of a process. Belongs to the event loop it is first used in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asked: list[tuple[Sequence[str], asyncio.Future[dict[str, Head]]]] = []
+        self._reader: asyncio.Task[None] | None = None
+
+    async def find(self, addresses: Sequence[str]) -> dict[str, Head]:
+        """Canonical profiles by address, as `store.profiles.heads` finds them. Unavailable when the database cannot be asked."""
+        answer: asyncio.Future[dict[str, Head]] = asyncio.get_running_loop().create_future()
+        self._asked.append((addresses, answer))
+        if self._reader is None:
+            self._reader = asyncio.ensure_future(self._read())
+        return await answer
+
+    async def one(self, address: str) -> Head:
+        """The profile at an address. Refused (404) when there is none."""
+        found = (await self.find((address,))).get(address)
+        if found is None:
+            raise not_found()
+        return found
+
+    async def _read(self) -> None:
+        try:
+            while self._asked:
+                await self._read_some()
+        finally:
+            self._reader = None
+
+    async def _read_some(self) -> None:
+        taken, size = [], 0
+        while self._asked and size < MOST:
+            taken.append(self._asked.pop(0))
+            size += len(taken[-1][0])
+        wanted = [one for addresses, _ in taken for one in addresses]
+        try:
+            found = await self._database.read(lambda connection: profiles.heads(connection, wanted))
+        except BaseException as error:
+            for _, answer in taken:
+                if not answer.done():
+                    answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for _, answer in taken:
+            if not answer.done():
+                answer.set_result(found)
+
+
+def not_found() -> Refused:
+    """Of a profile."""
+    return Refused("not_found", "Profile was not found.", status=404)
