@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Ready = Callable[[], None]
 
+READERS = 4  # threads of the API: a search or an export leaves some to look-ups
+
 log = structlog.get_logger()
 
 
@@ -40,12 +42,13 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
     from millrace.ingest_metrics import ingest_metrics
     from millrace.process import settle
     from millrace.serve import serve
+    from pipeline.identity import Rules
     from pipeline.query.app import create_api
 
     browser_sdk = read_browser_sdk(settings.environment.data / "browser-sdk")
     tokens = oauth(settings)
     async with open_log(settings) as events:
-        with open_database(settings) as database:
+        with open_database(settings, threads=READERS) as database:
             collector = create_collector(
                 log=events,
                 sources=write_keys(settings),
@@ -59,6 +62,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 token=settings.api_token.get_secret_value(),
                 destinations=tuple(settings.destinations),
                 ingest_metrics=lambda: ingest_metrics(collector),
+                rules=Rules(settings.config.identity),
             )
             routes = [
                 *collector.routes(),
@@ -71,6 +75,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 settle()
                 protocol = protocol_class(collector.intake, trusted_hops=collector.trusted_hops)
                 await serve(collector, listener, stop, ready, http=protocol)
+                await api.state.profiles.close()
 
 
 async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
@@ -134,11 +139,12 @@ async def open_log(settings: Settings) -> "AsyncIterator[Log]":
 
 
 @contextmanager
-def open_database(settings: Settings, *, repeatable: bool = False) -> "Iterator[Database]":
-    """The database, not yet connected to. `repeatable`: for a role that does again what a power cut takes back."""
+def open_database(settings: Settings, *, repeatable: bool = False, threads: int = 1) -> "Iterator[Database]":
+    """The database, not yet connected to. `repeatable`: for a role that does again what a power cut takes back. `threads`: how much
+    it does at once."""
     from pipeline.store.database import Database
 
-    database = Database(settings.environment.database_url, repeatable=repeatable)
+    database = Database(settings.environment.database_url, repeatable=repeatable, threads=threads)
     try:
         yield database
     finally:
