@@ -27,7 +27,7 @@ def complete(connection: Connection, graph: Graph, windowed: Collection[str]) ->
     for profile in graph.profiles.values():
         if profile.added:
             profile.added = {kind: times for kind, times in profile.added.items() if kind in windowed}
-        if windowed and profile.merged_into is None and _lacks(profile, windowed):
+        if windowed and profile.merged_into is None and lacks(profile, windowed):
             lacking.append(profile.id)
     times: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for root, key, added_at in bulk.select(connection, _TIMES, sorted(lacking)):
@@ -38,7 +38,8 @@ def complete(connection: Connection, graph: Graph, windowed: Collection[str]) ->
         }
 
 
-def _lacks(profile: Profile, windowed: Collection[str]) -> bool:
+def lacks(profile: Profile, windowed: Collection[str]) -> bool:
+    """Whether times are still to be read from the nodes."""
     return any(
         len(profile.added.get(kind, ())) < min(count, WINDOWED_MOST)
         for kind, count in profile.ids.items()

@@ -12,12 +12,14 @@ from sqlalchemy import text
 from pipeline.identity import Rules
 from pipeline.log import Batch, Record, open_log
 from pipeline.parse import parse
+from pipeline.split import Correction
 from pipeline.store import books, splits
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
 from pipeline.telling import keep_telling, tell
 from schemas.errors import Refused
 from schemas.events import ExternalId, decode_event, decode_resolved, encode_resolved, materialize
+from schemas.exact_json import json_dumps, json_loads
 from schemas.topics import EVENTS
 from tests.contracts.test_intake import batch, database, event, person, put  # noqa: F401 - the fixture is used by name
 
@@ -241,10 +243,10 @@ async def test_what_was_not_told_before_a_crash_is_told_by_the_next_and_once(dat
     assert len(emitted(database, list(found.records), 3)) == 2
 
 
-def put_back(connection: Any, split: str, corrections: list[splits.Correction]) -> None:
-    detail = splits.json_loads(connection.execute(text("SELECT detail FROM splits")).scalar())
+def put_back(connection: Any, split: str, corrections: list[Correction]) -> None:
+    detail = json_loads(connection.execute(text("SELECT detail FROM splits")).scalar())
     detail["pending"] = [list(one) for one in corrections]
-    connection.execute(text("UPDATE splits SET detail = :detail"), {"detail": splits.json_dumps(detail).decode()})
+    connection.execute(text("UPDATE splits SET detail = :detail"), {"detail": json_dumps(detail).decode()})
 
 
 async def test_both_ids_are_told_of_the_whole_profile_once_it_is_one_again(database, tmp_path):  # noqa: F811
