@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-MAX_RECORD_BYTES = 1_048_576  # key + value; larger ones make `append` raise ValueError
+MAX_RECORD_BYTES = 1_047_552  # key + value; larger ones make `append` raise ValueError. Fits a Kafka topic by default
 
 
 class Record(NamedTuple):

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from itertools import count
 from random import Random
@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.log.contract import Batch, Log, Record, Retention, Subscription
 from pipeline.log.kafka import appender, open_kafka
@@ -100,7 +101,7 @@ def test_a_connection_prints_without_its_secrets() -> None:
 
 
 def test_retention_of_a_topic_becomes_retention_per_partition() -> None:
-    settings = topic_settings(8, Retention(seconds=80, bytes=800 << 20))
+    settings = topic_settings(8, Retention(seconds=80, bytes=800 << 20), replicas=1)
 
     assert settings == {
         "retention.ms": "80000",
@@ -120,6 +121,32 @@ async def test_topics_that_exist_keep_their_partitions(kafka_bootstrap: str, pre
         assert (log.partitions("events"), log.partitions("resolved")) == (3, 5)
 
 
+def test_of_three_replicas_two_have_what_is_acknowledged() -> None:
+    wanted = [topic_settings(1, Retention(), replicas)["min.insync.replicas"] for replicas in (1, 2, 3)]
+    assert wanted == ["1", "1", "2"]
+
+
+async def test_a_topic_that_cannot_hold_what_is_promised_is_a_fault_with_the_remedy(
+    kafka_bootstrap: str, prefix: str
+) -> None:
+    name = prefix + EVENTS
+    settings = {"max.message.bytes": "500000", "min.insync.replicas": "2", "cleanup.policy": "compact"}
+    await create_topic(kafka_bootstrap, name, partitions=1, settings=settings)
+
+    with pytest.raises(ConfigError) as fault:
+        async with opened(kafka_bootstrap, prefix):
+            pass
+
+    set_ = f"use kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config"
+    assert fault.value.faults == (
+        f"topic {name}: max.message.bytes is 500000, so that large records would never be taken; "
+        f"{set_} max.message.bytes=1048588",
+        f"topic {name}: min.insync.replicas is 2 of 1 replicas, so that nothing would ever be acknowledged; give it more "
+        f"replicas, or {set_} min.insync.replicas=1",
+        f"topic {name}: cleanup.policy is compact, which keeps one event of each person; {set_} cleanup.policy=delete",
+    )
+
+
 async def test_several_processes_may_open_a_new_cluster_at_once(kafka_bootstrap: str, prefix: str) -> None:
     async def partitions() -> int:
         async with opened(kafka_bootstrap, prefix) as log:
@@ -128,11 +155,18 @@ async def test_several_processes_may_open_a_new_cluster_at_once(kafka_bootstrap:
     assert await asyncio.gather(*(partitions() for _ in range(4))) == [2, 2, 2, 2]
 
 
-async def create_topic(bootstrap: str, name: str, partitions: int) -> None:
+async def create_topic(bootstrap: str, name: str, partitions: int, settings: Mapping[str, str] | None = None) -> None:
+    async with administrator(bootstrap) as admin:
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=dict(settings or {}))
+        await admin.create_topics([topic])
+
+
+@asynccontextmanager
+async def administrator(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)])
+        yield admin
     finally:
         await admin.close()
 
@@ -218,10 +252,12 @@ async def test_a_batch_that_the_broker_rejects_for_good_does_not_spoil_the_next(
     kafka_bootstrap: str, prefix: str
 ) -> None:
     """The rejected batch leaves a hole in the producer's sequence: without a fresh producer nothing would pass again."""
-    await create_topic(kafka_bootstrap, prefix + EVENTS, partitions=1)  # takes 1 MiB, not our 2 MiB
-    async with opened(kafka_bootstrap, prefix) as log:
+    async with opened(kafka_bootstrap, prefix, partitions=1) as log:
         await log.append("events", records("before"))
-        incompressible = Record(b"k", random_bytes(1 << 20)[:-1], 1)
+        async with administrator(kafka_bootstrap) as admin:
+            settings = {"max.message.bytes": "500000"}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, prefix + EVENTS, settings)])
+        incompressible = Record(b"k", random_bytes(600_000), 1)
         with pytest.raises(Unavailable):
             await log.append("events", [incompressible])
 

@@ -1,19 +1,21 @@
-"""Creates the topics that are missing and learns how many partitions there are."""
+"""Creates the topics that are missing, checks those that were there, and learns how many partitions there are."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from pipeline.log.contract import MAX_RECORD_BYTES, Retention
+from pipeline.log.contract import Retention
+from pipeline.log.kafka.checks import judge
 from pipeline.log.kafka.connection import PATIENCE, Connection
 from schemas.errors import ConfigError
 
-MAX_BATCH_BYTES: Final = 2 * MAX_RECORD_BYTES  # what the broker must take: the largest record and its batch's header
+MAX_BATCH_BYTES: Final = 2 << 20  # what the broker takes of topics that we make: twice the largest record
 SMALLEST_SEGMENT: Final = 1 << 20  # bytes, the broker's own limit
 LARGEST_SEGMENT: Final = 1 << 30  # bytes
 SEGMENTS_KEPT: Final = 8  # retention removes whole segments: it is right to one eighth
@@ -26,23 +28,26 @@ async def ensure_topics(
     connection: Connection, names: Sequence[str], *, partitions: int, retention: Retention
 ) -> dict[str, int]:
     """The partition count of every topic, all of which exist afterwards. ConfigError when the cluster cannot be reached
-    within `PATIENCE`, or refuses."""
+    within `PATIENCE`, or refuses, or has a topic that cannot hold what is promised."""
     async with _admin(connection) as admin:
         try:
             async with asyncio.timeout(PATIENCE):
+                made: set[str] = set()
                 missing = set(names) - set(await admin.list_topics())
                 if missing:
-                    brokers = len((await admin.describe_cluster())["brokers"])
-                    await _create(
-                        admin, sorted(missing), partitions, min(3, brokers), topic_settings(partitions, retention)
-                    )
-                return await _counts(admin, names)
+                    replicas = min(3, len((await admin.describe_cluster())["brokers"]))
+                    settings = topic_settings(partitions, retention, replicas)
+                    made = await _create(admin, sorted(missing), partitions, replicas, settings)
+                topics = await _topics(admin, names)
+                await _check(admin, {name: topics[name] for name in names if name not in made})
+                return {name: len(topics[name]) for name in names}
         except (KafkaError, OSError, TimeoutError) as error:
             raise ConfigError(f"log {connection}: Kafka refused to list or create topics: {error!r}") from error
 
 
-def topic_settings(partitions: int, retention: Retention) -> dict[str, str]:
-    """The settings a topic is created with. Kafka counts bytes per partition, Millrace per topic."""
+def topic_settings(partitions: int, retention: Retention, replicas: int) -> dict[str, str]:
+    """The settings a topic is created with. Kafka counts bytes per partition, Millrace per topic. Of three replicas one may
+    fail: what is acknowledged is on two."""
     milliseconds = max(1, round(retention.seconds * 1_000))
     share = max(1, retention.bytes // partitions)
     return {
@@ -50,7 +55,7 @@ def topic_settings(partitions: int, retention: Retention) -> dict[str, str]:
         "retention.bytes": str(share),
         "segment.bytes": str(min(LARGEST_SEGMENT, max(SMALLEST_SEGMENT, share // SEGMENTS_KEPT))),
         "segment.ms": str(min(WEEK_MS, max(1_000, milliseconds // SEGMENTS_KEPT))),
-        "min.insync.replicas": "1",
+        "min.insync.replicas": "2" if replicas >= 3 else "1",
         "max.message.bytes": str(MAX_BATCH_BYTES),
         # A record's time is the caller's business; the default refuses what is an hour ahead of the broker's clock.
         "message.timestamp.after.max.ms": str(2**63 - 1),
@@ -59,30 +64,65 @@ def topic_settings(partitions: int, retention: Retention) -> dict[str, str]:
 
 async def _create(
     admin: AIOKafkaAdminClient, names: Sequence[str], partitions: int, replicas: int, settings: Mapping[str, str]
-) -> None:
+) -> set[str]:
+    """Returns those that we made; another process may have been faster."""
     wanted = [
         NewTopic(one, num_partitions=partitions, replication_factor=replicas, topic_configs=settings) for one in names
     ]
     answer = await admin.create_topics(wanted)
+    made: set[str] = set()
     for name, code, *detail in answer.topic_errors:
         error = for_code(code)
         if code == 0:
+            made.add(name)
             log.info("topic created", topic=name, partitions=partitions, replicas=replicas)
-        elif error is not TopicAlreadyExistsError:  # another process was faster
+        elif error is not TopicAlreadyExistsError:
             raise error(*detail)
+    return made
 
 
-async def _counts(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, int]:
-    """Metadata of a topic just created may take a moment to reach every broker."""
+_Partitions = Sequence[Mapping[str, Any]]
+
+
+async def _topics(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, _Partitions]:
+    """The partitions of each topic. Metadata of one just created may take a moment to reach every broker."""
     while True:
         found = {
-            one["topic"]: len(one["partitions"])
+            one["topic"]: one["partitions"]
             for one in await admin.describe_topics(list(names))
             if one["error_code"] == 0 and all(each["leader"] >= 0 for each in one["partitions"])
         }
         if set(found) == set(names):
             return found
         await asyncio.sleep(0.05)
+
+
+async def _check(admin: AIOKafkaAdminClient, topics: Mapping[str, _Partitions]) -> None:
+    """ConfigError with every fault; a risk is a line for the operator."""
+    faults: list[str] = []
+    for name, settings in (await _settings(admin, list(topics))).items():
+        replicas = min(len(one["replicas"]) for one in topics[name])
+        found = judge(name, settings, replicas)
+        faults += found.faults
+        for risk in found.risks:
+            log.warning("topic can lose events", topic=name, replicas=replicas, remedy=risk)
+    if faults:
+        raise ConfigError(*faults)
+
+
+async def _settings(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The settings of each topic that we may look at."""
+    if not names:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
+        for code, message, _, name, entries in answer.resources:
+            if code:
+                remedy = "allow DescribeConfigs on it"
+                log.warning("topic settings not checked", topic=name, error=message or str(code), remedy=remedy)
+            else:
+                found[name] = {key: value for key, value, *_ in entries}
+    return found
 
 
 @asynccontextmanager
