@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
-from collector.headers import client_ip, preflight
+from collector.headers import KeepIp, client_ip, preflight
 from collector.intake import WIRE_LIMIT, Exchange, Intake, utc_micros
 from collector.routes import ROUTES, Route
 from collector.sdk import sdk_routes
@@ -178,12 +178,13 @@ def create_collector(
     max_in_flight_bytes: int = 64 << 20,
     policies: Mapping[str, Policy] | None = None,
     bearer: Callable[[bytes], str] | None = None,
+    keep_ip: KeepIp = "all",
     fallback: ASGIApp | None = None,
 ) -> Collector:
     """The collector over an open log. `sources` maps write keys to source names; `clock` gives UTC microseconds;
     `trusted_hops` is the number of own proxies in front, each of which adds to X-Forwarded-For. `append_timeout` in seconds:
     SDKs give up after 8 and send again. `policies` by source name; `bearer` finds the
-    source of an OAuth token, and raises Refused."""
+    source of an OAuth token, and raises Refused; `keep_ip` says which addresses of clients are kept."""
     intake = Intake(
         log=log,
         sources=sources,
@@ -193,5 +194,6 @@ def create_collector(
         max_in_flight_bytes=max_in_flight_bytes,
         policies=policies or {},
         bearer=bearer,
+        keep_ip=keep_ip,
     )
     return Collector(intake, trusted_hops=trusted_hops, fallback=fallback)

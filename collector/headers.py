@@ -5,7 +5,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Final, Literal
 
 from collector.sources import token_required
 from schemas.errors import Refused
@@ -81,6 +81,16 @@ def client_ip(peer: str | None, forwarded_for: Sequence[bytes], trusted_hops: in
             if address is not None:
                 return address
     return _address(peer) if peer and ":" in peer else peer
+
+
+KeepIp = Literal["all", "ipv4", "none"]
+
+
+def kept_ip(ip: str | None, keep: KeepIp) -> str | None:
+    """The address, if addresses of its kind are to be kept."""
+    if keep == "none" or ip is None:
+        return None
+    return None if keep == "ipv4" and ":" in ip else ip
 
 
 def _address(text: str) -> str | None:

@@ -16,7 +16,7 @@ from collector.accept import Accepted, accept
 from collector.answers import SUCCESS, error_body
 from collector.body import BODY_LIMIT, decompress, too_large
 from collector.counts import Counts
-from collector.headers import Authorization
+from collector.headers import Authorization, KeepIp, kept_ip
 from collector.ids import MessageIds
 from collector.routes import Route
 from collector.sources import Gates, Policy, RateLimited
@@ -81,6 +81,7 @@ class Intake:
         max_in_flight_bytes: int,
         policies: Mapping[str, Policy],
         bearer: Callable[[bytes], str] | None,
+        keep_ip: KeepIp = "all",
     ) -> None:
         self.counts = Counts()
         self.in_flight_bytes = 0
@@ -88,6 +89,7 @@ class Intake:
         self._log = log
         self._gates = Gates(policies)
         self._auth = Authorization(sources, bearer, self._gates.token_only)
+        self._keep_ip: KeepIp = keep_ip
         self._clock = clock
         self._new_id = new_id or MessageIds()
         self._append_timeout = append_timeout
@@ -140,7 +142,7 @@ class Intake:
                 source=source,
                 sources=self.sources,
                 received_at=self._clock(),
-                ip=ip,
+                ip=ip if self._keep_ip == "all" else kept_ip(ip, self._keep_ip),
                 new_id=self._new_id,
                 disabled=self._gates.disabled,
             )

@@ -53,6 +53,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 log=events,
                 sources=write_keys(settings),
                 trusted_hops=settings.config.collector.trusted_hops,
+                keep_ip=settings.config.collector.keep_ip,
                 policies=policies(settings),
                 bearer=None if tokens is None else tokens.source,
             )

@@ -116,6 +116,10 @@ class CollectorConfig(_Model):
         le=16,
         description="Own proxies in front; each adds to X-Forwarded-For, from which the client's IP is read.",
     )
+    keep_ip: Literal["all", "ipv4", "none"] = Field(
+        "all",
+        description="Which addresses of clients become context.ip of their events. One that the client itself gives stays.",
+    )
 
 
 class OutboundConfig(_Model):
@@ -166,7 +170,7 @@ class Config(_Model):
         description="Destinations by name. When the section is left out there is one, `warehouse`: the DuckDB file "
         "warehouse.duckdb in the data folder. `{}` means none.",
     )
-    collector: CollectorConfig = Field(default=CollectorConfig(trusted_hops=0), description="The HTTP face.")
+    collector: CollectorConfig = Field(default=CollectorConfig(trusted_hops=0, keep_ip="all"), description="The HTTP face.")
     enrich: EnrichConfig = Field(
         default=EnrichConfig(user_agent=True, bots=True, geo=None),
         description="What the server adds to an event's context where the client said nothing of it.",

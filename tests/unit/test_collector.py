@@ -15,6 +15,7 @@ import zstandard
 
 from collector.app import Collector, Message, Scope, create_collector
 from collector.body import BODY_LIMIT
+from collector.headers import KeepIp
 from pipeline.log.contract import Batch, Record, Start, Subscription
 from schemas.errors import Unavailable
 from schemas.events import Event, decode_event
@@ -216,6 +217,19 @@ async def test_the_address_comes_from_the_trusted_proxy(log: RecordingLog) -> No
     app = create_collector(log=log, sources={"wk": "web"}, trusted_hops=1)
     await call(app, "POST", "/v1/t", dumped(TRACK), {"x-forwarded-for": "6.6.6.6, 198.51.100.9"})
     assert [event.ip for event in log.events] == ["198.51.100.9"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [("all", ["198.51.100.9", "2001:db8::7"]), ("ipv4", ["198.51.100.9", None]), ("none", [None, None])],
+)
+async def test_which_addresses_are_kept_is_for_the_operator_to_say(
+    log: RecordingLog, keep: KeepIp, kept: list[str | None]
+) -> None:
+    app = create_collector(log=log, sources={"wk": "web"}, trusted_hops=1, keep_ip=keep)
+    for address in ("::ffff:198.51.100.9", "[2001:db8::7]:443"):
+        await call(app, "POST", "/v1/t", dumped(TRACK), {"x-forwarded-for": address})
+    assert [event.ip for event in log.events] == kept
 
 
 async def test_a_duplicate_is_a_success_like_any_other(app: Collector, log: RecordingLog) -> None:
