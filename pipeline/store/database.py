@@ -5,6 +5,7 @@ never waits for a disk. A function may run again when the database asks for it, 
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,13 @@ class Database:
     def __init__(self, url: str, *, threads: int = 1, repeatable: bool = False) -> None:
         self.url = normalize(url)
         self.postgres = self.url.startswith("postgresql")
-        self.engine = _engine(self.url, threads, "NORMAL" if repeatable else "FULL")
+        self.engine = _engine(self.url, threads + 1, "NORMAL" if repeatable else "FULL")
+        self._reading = self.engine.execution_options(
+            **({"isolation_level": "REPEATABLE READ"} if self.postgres else {"read": True})
+        )
+        self._glancing = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._glance = threading.Lock()
+        self._kept: Connection | None = None
         path = None if self.postgres else make_url(self.url).database
         self._queue = Path(f"{path}-queue") if path else None
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
@@ -60,9 +67,33 @@ class Database:
 
     def read_sync(self, work: Callable[[Connection], T]) -> T:
         """`read` on the calling thread."""
-        if self.postgres:
-            return _transact(self.engine.execution_options(isolation_level="REPEATABLE READ"), work)
-        return _transact(self.engine.execution_options(read=True), work)
+        return _transact(self._reading, work)
+
+    async def glance(self, work: Callable[[Connection], T]) -> T:
+        """`read` for bulk statements of which each may see another instant: on a connection that is kept open, one after the
+        other. A transaction would cost more than they do."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.glance_sync, work)
+
+    def glance_sync(self, work: Callable[[Connection], T]) -> T:
+        """`glance` on the calling thread."""
+        with self._glance:
+            try:
+                return self._glance_once(work)
+            except Unavailable:  # a connection that was kept may have ended long ago
+                return self._glance_once(work)
+
+    def _glance_once(self, work: Callable[[Connection], T]) -> T:
+        dbapi: Any = self.engine.dialect.loaded_dbapi
+        try:
+            if self._kept is None:
+                self._kept = self._glancing.connect()
+            return work(self._kept)
+        except (DBAPIError, dbapi.Error) as raised:
+            if self._kept is not None:
+                self._kept.invalidate()
+                self._kept.close()
+                self._kept = None
+            raise unavailable(_named(raised, dbapi)) from raised
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -82,6 +113,8 @@ class Database:
     def close(self) -> None:
         """Waits for transactions under way, then closes the connections."""
         self._threads.shutdown(wait=True)
+        if self._kept is not None:
+            self._kept.close()
         self.engine.dispose()
 
 
@@ -150,17 +183,17 @@ def _unusable(said: str) -> Unavailable:
     return Unavailable(f"the database file cannot be used ({said}); check the disk and its permissions", after=5)
 
 
-def _engine(url: str, threads: int, synchronous: str) -> Engine:
+def _engine(url: str, connections: int, synchronous: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(
             url,
-            pool_size=threads,
+            pool_size=connections,
             max_overflow=0,
             pool_pre_ping=True,
             connect_args={"connect_timeout": 10, "application_name": "millrace"},
         )
     engine = create_engine(
-        url, pool_size=threads, max_overflow=0, connect_args={"timeout": 30, "check_same_thread": False}
+        url, pool_size=connections, max_overflow=0, connect_args={"timeout": 30, "check_same_thread": False}
     )
 
     @event.listens_for(engine, "connect")

@@ -139,8 +139,11 @@ def heads(connection: Connection, addresses: Collection[str]) -> dict[str, Head]
             found[address] = Head(*row)
     absorbed = sorted({head.id for head in found.values() if head.merged_into is not None})
     survivors = {start: Head(*row) for start, *row in bulk.select(connection, _SURVIVORS, absorbed)}
-    found.update({address: survivors[head.id] for address, head in found.items() if head.merged_into is not None})
-    return found
+    return {
+        address: head if head.merged_into is None else survivors[head.id]
+        for address, head in found.items()
+        if head.merged_into is None or head.id in survivors
+    }
 
 
 def ids(connection: Connection, profile: str) -> list[Id]:

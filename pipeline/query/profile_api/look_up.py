@@ -1,4 +1,4 @@
-"""Finding profiles, many askers at once: what is asked for while one read is under way is found by the next, in one transaction."""
+"""Finding profiles, many askers at once: what is asked for while one read is under way is found by the next."""
 
 import asyncio
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class LookUps:
             size += len(taken[-1][0])
         wanted = [one for addresses, _ in taken for one in addresses]
         try:
-            found = await self._database.read(lambda connection: profiles.heads(connection, wanted))
+            found = await self._database.glance(lambda connection: profiles.heads(connection, wanted))
         except BaseException as error:
             for _, answer in taken:
                 if not answer.done():
