@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from pipeline.identity import Rules
 from pipeline.log import Log
-from pipeline.query import metrics, paths, refusals, usage
+from pipeline.query import identity, metrics, paths, refusals, usage
 from pipeline.query.balance import balance
 from pipeline.query.profile_api import manage
 from pipeline.query.profile_api.app import ProfileApi, ProfileRoute
@@ -86,6 +86,22 @@ def create_api(
     async def revoke_token(request: Request) -> Response:
         return Json(await manage.revoke_token(profiles, database, request.path_params["token"]))
 
+    async def explain_identity(request: Request) -> Response:
+        return Json(await identity.explanation(database, request.query_params.get("id", "")))
+
+    async def unmerge(request: Request) -> Response:
+        return Json(await identity.unmerge(log, database, await body_of(request)))
+
+    async def remerge(request: Request) -> Response:
+        return Json(await identity.remerge(log, database, await body_of(request)))
+
+    async def unmerge_profile(request: Request) -> Response:
+        address = request.path_params["address"]
+        return Json(await identity.unmerge_of(log, database, address, await body_of(request)))
+
+    async def suspects(request: Request) -> Response:
+        return Json(await identity.suspicious(database, request.query_params))
+
     async def show_refusals(request: Request) -> Response:
         return Json(await refusals.page(database, request.query_params, request.url.path))
 
@@ -95,12 +111,21 @@ def create_api(
     guarded = _guard(token)
     api = Starlette(
         routes=[
+            Route(
+                "/v1/spaces/default/collections/users/profiles/{address:path}/unmerge",
+                guarded(unmerge_profile),
+                methods=["POST"],
+            ),
             ProfileRoute(profiles),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", show_metrics),
             Route("/api/balance", guarded(show_balance)),
             Route("/api/events/{message_id:path}", guarded(show_event)),
+            Route("/api/identity/explain", guarded(explain_identity)),
+            Route("/api/identity/unmerge", guarded(unmerge), methods=["POST"]),
+            Route("/api/identity/remerge", guarded(remerge), methods=["POST"]),
+            Route("/api/identity/suspects", guarded(suspects)),
             Route("/api/refusals", guarded(show_refusals)),
             Route("/api/usage", guarded(show_usage)),
             Route("/api/tail", guarded(tail)),

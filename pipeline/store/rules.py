@@ -36,6 +36,12 @@ def in_force(connection: Connection, config: IdentityConfig) -> Rules:
     return Rules(config, version)
 
 
+def latest(connection: Connection) -> Rules:
+    """The rules that events are resolved by at present; the built-in ones as long as nothing was."""
+    found = connection.execute(_LATEST).first()
+    return Rules() if found is None else Rules(IdentityConfig.model_validate_json(found.rules), found.version)
+
+
 def rules_of(connection: Connection, version: int) -> Rules | None:
     """The rules that were in force under a version; None when there is none of that number."""
     found = connection.execute(_ONE, {"version": version}).scalar()
