@@ -1,7 +1,7 @@
 """The pipeline: from the log through the database back to the log, against a floor of writing the same rows.
 
 `python -m benchmarks.pipeline [--events N] [--database URL …] [--json FILE]`. Users follow a power law, 30 % of the calls are
-identify, an event is about 1 KB. Without `--database`: SQLite, and PostgreSQL where a server can be started.
+identify, an event is about 1 KB and says its user agent, one of fifty. Without `--database`: SQLite, and PostgreSQL where a server can be started.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import orjson
 from sqlalchemy import text
 
 from benchmarks.results import Result, finish, result
+from pipeline.enrich import Enrichment, UserAgents
 from pipeline.log import Record, open_log
 from pipeline.store import bulk, schema
 from pipeline.store.database import Database
@@ -30,6 +31,9 @@ from schemas.events import Event, encode_event
 from schemas.topics import EVENTS, RESOLVED
 
 PEOPLE = 13_000
+BROWSER = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Safari/537.36"
+)
 AT = 1_790_000_000_000_000
 
 
@@ -44,7 +48,11 @@ def event(number: int, chance: random.Random) -> Event:
         "messageId": message,
         "anonymousId": device,
         "userId": user,
-        "context": {"library": {"name": "bench"}, "page": {"url": "https://shop.test/" + "p" * 500}},
+        "context": {
+            "library": {"name": "bench"},
+            "page": {"url": "https://shop.test/" + "p" * 400},
+            "userAgent": BROWSER.format(100 + person % 50),
+        },
     }
     if kind == "identify":
         body["traits"] = {"email": f"{person}@shop.test", "name": f"Person {person}", "plan": chance.choice("abc")}
@@ -63,8 +71,10 @@ async def measure(url: str, count: int, folder: str) -> list[Result]:
         for start in range(0, count, 1_000):
             events = [event(number, chance) for number in range(start, min(start + 1_000, count))]
             await log.append(EVENTS, [Record(one.key, encode_event(one), one.received_at // 1000) for one in events])
+        user_agents = UserAgents()
+        user_agents.describe(BROWSER)  # the expressions are compiled once in the life of a process
         stop, began, used = asyncio.Event(), time.perf_counter(), cpu()
-        worker = asyncio.create_task(run_worker(log, database, stop=stop))
+        worker = asyncio.create_task(run_worker(log, database, stop=stop, enrichment=Enrichment(user_agents)))
         while sum(end for _, end in (await log.bounds(RESOLVED)).values()) < count:
             if worker.done():
                 worker.result()
