@@ -18,6 +18,7 @@ __all__ = ["Enrichment", "Geo", "UserAgents"]
 class _Context(msgspec.Struct, gc=False, rename="camel"):
     user_agent: Any = None
     user_agent_data: msgspec.Raw = msgspec.Raw()
+    user_agent_of_mail: Any = msgspec.field(default=None, name="user_agent")  # as the e-mail events spell it
     ip: Any = None
 
 
@@ -50,8 +51,9 @@ class Enrichment:
             return None
         said = _said(event.body)
         found = None
-        if self._user_agents is not None and type(said.user_agent) is str:
-            found = self._user_agents.describe(said.user_agent, bytes(said.user_agent_data))
+        user_agent = said.user_agent_of_mail if said.user_agent is None else said.user_agent
+        if self._user_agents is not None and type(user_agent) is str:
+            found = self._user_agents.describe(user_agent, bytes(said.user_agent_data))
         if geo is None:
             return found and b"{%b}" % found
         # An address that the client gave stands for the sender, even one that says nothing ("0.0.0.0").
@@ -66,9 +68,5 @@ class Enrichment:
 def _said(body: bytes) -> _Context:
     try:
         return _decode(body).context or _NOTHING
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        RecursionError,
-    ):  # nothing that can be told: others decide about it
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # others decide what becomes of such a body
         return _NOTHING

@@ -30,8 +30,9 @@ class Geo:
         try:
             self._reader = maxminddb.open_database(path)
         except _UNREADABLE as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(
-                f"enrich.geo.database {path}: {error}; give a database in MaxMind's format, or leave enrich.geo out"
+                f"enrich.geo.database {path}: {reason}; give a database in MaxMind's format, or leave enrich.geo out"
             ) from error
         self._known = lru_cache(maxsize=REMEMBERED)(self._describe)
         log.info("geo database opened", path=path, **self._version())

@@ -171,6 +171,10 @@ def test_without_a_user_agent_nothing_is_told(context: Any) -> None:
     assert told(Enrichment(UserAgents()), context) is None
 
 
+def test_the_user_agent_of_an_e_mail_event_is_read_as_it_is_spelled_there() -> None:
+    assert told(Enrichment(UserAgents()), {"user_agent": GOOGLEBOT})["bot"] is True
+
+
 def test_each_part_can_be_left_out() -> None:
     for agents, names in (
         (UserAgents(details=False), {"bot"}),
