@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from millrace.cli import asking, running, secrets, sending, setting_up
+from millrace.cli import asking, identity, running, secrets, sending, setting_up
 from millrace.problems import explained
 
 
@@ -17,7 +17,14 @@ def commands() -> None:
     `millrace up` starts everything on this machine; no file is needed."""
 
 
-for command in (*running.COMMANDS, *asking.COMMANDS, *sending.COMMANDS, *setting_up.COMMANDS, *secrets.COMMANDS):
+for command in (
+    *running.COMMANDS,
+    *asking.COMMANDS,
+    *identity.COMMANDS,
+    *sending.COMMANDS,
+    *setting_up.COMMANDS,
+    *secrets.COMMANDS,
+):
     commands.add_command(command)
 
 

@@ -1,0 +1,161 @@
+"""`identity`: why a profile is what it is, taking profiles apart and together, what looks wrong, and whether all agrees."""
+
+import sys
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+
+from millrace.cli.common import (
+    api_client,
+    config_option,
+    data_option,
+    environment,
+    json_option,
+    print_json,
+    url_option,
+)
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would happen.")
+SHOWN: Final = 1_000  # differences that `verify` prints
+
+
+@click.group()
+def identity() -> None:
+    """Why a profile is what it is, and what mends it."""
+
+
+@identity.command()
+@click.argument("address", metavar="ID")
+@click.option("--dot", "drawing", flag_value="dot", help="The graph as Graphviz DOT.")
+@click.option("--svg", "drawing", flag_value="svg", help="The graph as a picture.")
+@click.option("--all", "everything", is_flag=True, help="Every id and link, however many.")
+@data_option
+@url_option
+@json_option
+def explain(
+    address: str, drawing: str | None, everything: bool, data: str | None, url: str | None, as_json: bool
+) -> None:
+    """Show why a profile is what it is.
+
+    ID is one of its ids, such as user_id:u1 or email:ada@example.com, or a profile id. Every id, link, merge, split and refusal is
+    shown with the event that did it."""
+    from millrace.cli.identity_graph import dot, svg
+    from millrace.cli.identity_text import explanation_text
+    from millrace.client import NotFound
+    from schemas.errors import ConfigError
+
+    try:
+        found = api_client(data, url).get(f"/api/identity/explain?id={quote(address, safe='')}")
+    except NotFound as error:
+        raise ConfigError(f"no profile has {address}; look at the ids of an event with `millrace tail`") from error
+    if as_json:
+        print_json(found)
+    elif drawing is not None:
+        click.echo(dot(found) if drawing == "dot" else svg(found))
+    else:
+        _print(explanation_text(found, None if everything else 40))
+
+
+@identity.command()
+@click.argument("merge", required=False)
+@click.option("--cut", nargs=2, metavar="ID ID", help="Two ids of one profile to take apart, as type:value.")
+@dry_run_option
+@data_option
+@url_option
+@json_option
+def unmerge(
+    merge: str | None, cut: tuple[str, str] | None, dry_run: bool, data: str | None, url: str | None, as_json: bool
+) -> None:
+    """Take a profile apart: undo a merge, or part two ids.
+
+    MERGE is its id, as `millrace identity explain` shows it. Both profiles get what each would have had, the same evidence does not
+    join them again, and destinations are told."""
+    if (merge is None) == (cut is None):
+        raise click.UsageError("name a merge, or two ids with --cut")
+    asked: dict[str, Any] = {"merge": merge} if cut is None else {"cut": list(cut)}
+    _split("unmerge", asked, dry_run, data, url, as_json)
+
+
+@identity.command()
+@click.argument("split")
+@dry_run_option
+@data_option
+@url_option
+@json_option
+def remerge(split: str, dry_run: bool, data: str | None, url: str | None, as_json: bool) -> None:
+    """Lift a split: its two profiles are one again, as before.
+
+    SPLIT is its id, as `unmerge` printed it and `millrace identity explain` shows it."""
+    _split("remerge", {"split": split}, dry_run, data, url, as_json)
+
+
+@identity.command()
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="How many at most.")
+@data_option
+@url_option
+@json_option
+def suspects(limit: int, data: str | None, url: str | None, as_json: bool) -> None:
+    """List ids and profiles that look wrong.
+
+    Shared devices, values that are no ids, profiles beyond the normal: the worst first, each with what mends it."""
+    from millrace.cli.identity_text import suspects_text
+
+    found = api_client(data, url).get(f"/api/identity/suspects?limit={limit}")
+    if as_json:
+        print_json(found)
+    else:
+        _print(suspects_text(found))
+
+
+@identity.command()
+@click.option("--repair", is_flag=True, help="Recombine profiles whose row is not what their ids make it.")
+@config_option
+@data_option
+@json_option
+def verify(repair: bool, config: str | None, data: str | None, as_json: bool) -> None:
+    """Check that everything identity stores agrees with itself.
+
+    Reads the database directly and may run at any time, beside a running Millrace. Exit 1 when something does not agree."""
+    from millrace import wiring
+    from millrace.cli.identity_verify import run
+    from millrace.settings import load_settings
+
+    settings = load_settings(environment(config=config, data=data), delivers=False)
+    with wiring.open_database(settings) as database:
+        wiring.usable(settings, database)
+        found = run(database, repair=repair, most=SHOWN)
+    if as_json:
+        print_json(found)
+    else:
+        for one in found["differences"]:
+            click.echo(f"{one['subject']} {one['says']}" + (" (repaired)" if one["repaired"] else ""))
+    left = found["found"] - found["repaired"]
+    more = f", of which {found['repaired']:,} are repaired" if found["repaired"] else ""
+    said = f"{found['rows']:,} rows looked at: " + (
+        f"{found['found']:,} differences{more}" if found["found"] else "everything agrees"
+    )
+    click.echo(said, err=as_json)
+    if left:
+        remedy = "" if repair else "; `--repair` recombines profiles from their ids"
+        click.echo(f"millrace: {left:,} differences{remedy}", err=True)
+        raise SystemExit(1)
+
+
+COMMANDS: Final = (identity,)
+
+
+def _split(verb: str, asked: dict[str, Any], dry_run: bool, data: str | None, url: str | None, as_json: bool) -> None:
+    from millrace.cli.identity_text import split_text
+
+    done = api_client(data, url).post(f"/api/identity/{verb}", {**asked, "dry_run": dry_run})
+    if as_json:
+        print_json(done)
+    else:
+        _print(split_text(done))
+
+
+def _print(text: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(text)
