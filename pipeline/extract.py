@@ -179,7 +179,7 @@ def _body(traits: Any, nothing: Any) -> Any:
         "Body",
         [
             ("traits", traits, nothing),
-            ("properties", traits if nothing is None else msgspec.Raw | None, None),
+            ("properties", traits, nothing),
             ("context", context | _Other, None),
             ("group_id", Any, None),
             ("previous_id", Any, None),

@@ -159,14 +159,16 @@ def decide(
     """Steps 5 to 12 of the algorithm, for ids that are arranged already, at least one. `profile_of` gives an identifier's
     canonical profile, `at` is the event's time."""
     kept = [(one, profile_of(one)) for one in ids]
-    demoted: list[Demoted] = []
+    refused: _Refused = []
     while len(kept) > 1 and (broken := _broken(kept, at, rules)) is not None:
-        one, _ = kept.pop(_sacrifice(kept, broken, at, rules) if rules.config.minimal_demotion else -1)
-        demoted.append(Demoted(one, _violation(broken, rules)))
-    return _within(kept, demoted, rules)
+        refused.append((*kept.pop(), _violation(broken, rules)))
+    if refused and rules.config.minimal_demotion:
+        kept, refused = _spared(kept, refused, at, rules)
+    return _within(kept, [Demoted(one, violation) for one, _, violation in refused], rules)
 
 
 _Reached = list[tuple[ExternalId, Profile | None]]
+_Refused = list[tuple[ExternalId, Profile | None, str]]
 _APART: Final = ""  # in place of a type: what is broken is a split
 
 
@@ -208,24 +210,16 @@ def _conflicts(profiles: Sequence[Profile]) -> int:
     return len(splits) - len(set(splits))
 
 
-def _sacrifice(kept: _Reached, broken: str, at: int, rules: Rules) -> int:
-    """Which identifier goes under minimal demotion: the least trusted one without which there is less of what is broken,
-    else the least trusted."""
-    total = _extent(kept, broken, at, rules)
-    for index in reversed(range(len(kept))):
-        if _extent(kept[:index] + kept[index + 1 :], broken, at, rules) < total:
-            return index
-    return -1
-
-
-def _extent(kept: _Reached, broken: str, at: int, rules: Rules) -> int:
-    profiles = _profiles(kept)
-    if broken == _APART:
-        return _conflicts(profiles)
-    kind = rules.type(broken)
-    return sum(one.type == broken for one, profile in kept if profile is None) + sum(
-        _count(profile, kind, at) for profile in profiles
-    )
+def _spared(kept: _Reached, refused: _Refused, at: int, rules: Rules) -> tuple[_Reached, _Refused]:
+    """Takes back, the most trusted first, what was demoted and has no part in what is broken."""
+    guilty: _Refused = []
+    for one, profile, violation in reversed(refused):
+        more = [*kept, (one, profile)]
+        if _broken(more, at, rules) is None:
+            kept = more
+        else:
+            guilty.append((one, profile, violation))
+    return kept, guilty[::-1]
 
 
 def _violation(broken: str, rules: Rules) -> str:

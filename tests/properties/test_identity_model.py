@@ -59,23 +59,23 @@ def configured(
     return Configured(Rules(config), ModelRules(model.limits, model.priority, merges=merges, mappings=mappings))
 
 
-limits = st.tuples(st.integers(1, 3), st.sampled_from(["ever", "ever", "weekly", "monthly"]))
+limits = st.tuples(st.integers(1, 2), st.sampled_from(["ever", "weekly"]))
 configurations = st.builds(
     configured,
     st.fixed_dictionaries(dict.fromkeys(TYPES, limits)),
     st.permutations(TYPES).map(lambda order: order[:2]),
-    st.sampled_from([0, 1, 2, 1_000]),
-    st.sampled_from([2, 4, 10_000]),
+    st.sampled_from([1_000, 1_000, 0, 1]),
+    st.sampled_from([10_000, 10_000, 2, 4]),
 )
-ids = st.builds(ExternalId, st.sampled_from(TYPES), st.sampled_from(["1", "2", "3", "4", "0", "null"]))
+ids = st.builds(ExternalId, st.sampled_from(TYPES), st.sampled_from(["1", "2", "3", "null"]))
 calls = st.builds(
     Call,
     st.integers(0, 40),
-    st.lists(ids, min_size=1, max_size=4, unique=True),
-    st.sampled_from([0, 1, 6, 7, 8, 29, 30, 31, 50]),
+    st.lists(ids, min_size=1, max_size=3, unique=True),
+    st.sampled_from([0, 7, 8, 50]),
     st.dictionaries(st.sampled_from(["name", "plan"]), st.sampled_from([None, "x", "y", 1]), max_size=2),
 )
-histories = st.lists(calls, min_size=1, max_size=14)
+histories = st.lists(calls, min_size=1, max_size=12)
 
 
 # ── What is compared ──────────────────────────────────────────────────────────────────────────────────────────────
