@@ -70,8 +70,14 @@ class Database:
         return _transact(self._reading, work)
 
     async def glance(self, work: Callable[[Connection], T]) -> T:
-        """`read` for bulk statements of which each may see another instant: on a connection that is kept open, one after the
-        other. A transaction would cost more than they do."""
+        """`read` for a few small bulk statements, of which each may see another instant: on a connection that is kept open, one after
+        the other, since a transaction would cost more than they do. On SQLite in the event loop itself, as the log is read:
+        a thread would take longer to wake up than its pages to be found."""
+        if not self.postgres:
+            try:
+                return self.glance_sync(work)
+            except Unavailable:  # it is being recovered, or is not there: a thread may wait for it
+                return await self.read(work)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.glance_sync, work)
 
     def glance_sync(self, work: Callable[[Connection], T]) -> T:
@@ -87,6 +93,8 @@ class Database:
         try:
             if self._kept is None:
                 self._kept = self._glancing.connect()
+                if not self.postgres:
+                    self._kept.connection.cursor().execute("PRAGMA busy_timeout=0")
             return work(self._kept)
         except (DBAPIError, dbapi.Error) as raised:
             if self._kept is not None:

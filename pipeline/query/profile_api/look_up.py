@@ -10,6 +10,7 @@ from pipeline.store.profiles import Head
 from schemas.errors import Refused
 
 MOST: Final = 500  # addresses in one read
+FEW: Final = 8  # are looked up on SQLite before a thread could begin
 
 
 class LookUps:
@@ -22,6 +23,8 @@ class LookUps:
 
     async def find(self, addresses: Sequence[str]) -> dict[str, Head]:
         """Canonical profiles by address, as `store.profiles.heads` finds them. Unavailable when the database cannot be asked."""
+        if not self._database.postgres and len(addresses) <= FEW:
+            return await self._database.glance(lambda connection: profiles.heads(connection, addresses))
         answer: asyncio.Future[dict[str, Head]] = asyncio.get_running_loop().create_future()
         self._asked.append((addresses, answer))
         if self._reader is None:
@@ -49,7 +52,8 @@ class LookUps:
             size += len(taken[-1][0])
         wanted = [one for addresses, _ in taken for one in addresses]
         try:
-            found = await self._database.glance(lambda connection: profiles.heads(connection, wanted))
+            look = self._database.glance if self._database.postgres else self._database.read
+            found = await look(lambda connection: profiles.heads(connection, wanted))
         except BaseException as error:
             for _, answer in taken:
                 if not answer.done():

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.profile import values
 from pipeline.query.pages import limit_of
-from pipeline.query.profile_api import export, views
+from pipeline.query.profile_api import export
 from pipeline.query.profile_api.app import ProfileApi
 from pipeline.query.profile_api.tokens import OPERATOR, new_token
 from pipeline.store import people, profiles, reads, tokens
