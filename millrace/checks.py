@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from millrace.settings import Settings
-from millrace.wiring import outbound
+from millrace.wiring import channels, outbound
 from schemas.errors import CredentialsRejected, MillraceError
 
 TIMEOUT: Final = 30.0  # seconds for each
@@ -46,3 +46,29 @@ async def _check(settings: Settings, name: str) -> str | None:
     except (MillraceError, OSError) as error:
         return f"{error}; mend destinations.{name}.settings or the service"
     return None
+
+
+async def try_channels(settings: Settings) -> Sequence[tuple[str, str | None]]:
+    """Sends a test notice to every alert channel: the channel's name, and what went wrong if anything did."""
+    from destinations.guard import session
+    from schemas.notices import Notice
+
+    now = time.time_ns() // 1000
+    notice = Notice(
+        id=f"test {now}",
+        alert="test",
+        state="test",
+        text="This is how an alert looks.",
+        remedy="Nothing is wrong; nothing is to be done.",
+        since=now,
+        at=now,
+    )
+    said: list[tuple[str, str | None]] = []
+    async with session(outbound(settings)) as http:
+        for name, tell in channels(settings, http).items():
+            try:
+                await tell(notice)
+                said.append((name, None))
+            except MillraceError as error:
+                said.append((name, str(error)))
+    return said

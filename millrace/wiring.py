@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,18 @@ from millrace.settings import Settings
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
     from collector.oauth import OAuth
     from collector.sources import Policy
     from destinations.guard import Outbound
+    from pipeline.alerts.conditions import Thresholds
+    from pipeline.alerts.watch import Tell
     from pipeline.delivery.limits import Destination
     from pipeline.enrich import Enrichment
     from pipeline.log import Log
     from pipeline.store.database import Database
+    from schemas.config import Channel
 
 Ready = Callable[[], None]
 
@@ -98,6 +103,7 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Resolved events out to every destination."""
     from destinations.guard import session
+    from pipeline.alerts.watch import run_watch
     from pipeline.delivery.engine import World, run_delivery
 
     async with open_log(settings) as events:
@@ -106,7 +112,20 @@ async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
             ready()
             world = World(http=partial(session, outbound(settings)))
             folder = settings.environment.data
-            await run_delivery(events, database, mounted(settings), stop=stop, folder=folder, world=world)
+            async with session(outbound(settings)) as http, asyncio.TaskGroup() as group:
+                group.create_task(
+                    run_delivery(events, database, mounted(settings), stop=stop, folder=folder, world=world)
+                )
+                group.create_task(
+                    run_watch(
+                        events,
+                        database,
+                        settings.destinations,
+                        channels(settings, http),
+                        stop=stop,
+                        thresholds=thresholds(settings),
+                    )
+                )
 
 
 async def _look_at_database(settings: Settings, database: "Database") -> None:
@@ -248,6 +267,35 @@ def outbound(settings: Settings) -> "Outbound":
     wanted = settings.config.outbound
     trust = None if wanted.ca_file is None else trusting(str(settings.environment.data / wanted.ca_file))
     return Outbound(allow=wanted.allow, trust=trust)
+
+
+def channels(settings: Settings, http: "ClientSession") -> "Mapping[str, Tell]":
+    """How each configured channel is told."""
+    from destinations.channels import tell_email, tell_slack, tell_webhook
+    from schemas.config import SlackChannel, WebhookChannel
+
+    def tell(channel: "Channel") -> "Tell":
+        if isinstance(channel, WebhookChannel):
+            return partial(tell_webhook, http, channel)
+        if isinstance(channel, SlackChannel):
+            return partial(tell_slack, http, channel)
+        return partial(tell_email, outbound(settings), channel)
+
+    return {name: tell(channel) for name, channel in settings.config.alerts.channels.items()}
+
+
+def thresholds(settings: Settings) -> "Thresholds":
+    """When alerts speak."""
+    from pipeline.alerts.conditions import MINUTE, Thresholds
+
+    wanted = settings.config.alerts
+    minutes = wanted.lag_minutes_above
+    return Thresholds(
+        delivery_rate=wanted.delivery_rate_below,
+        volume_drop=wanted.volume_drop_above,
+        lag=None if minutes is None else round(minutes * MINUTE),
+        dead_letters=wanted.dead_letters_above,
+    )
 
 
 def oauth(settings: Settings) -> "OAuth | None":

@@ -122,6 +122,58 @@ class CollectorConfig(_Model):
     )
 
 
+class WebhookChannel(_Model):
+    """Gets notices as signed JSON objects."""
+
+    type: Literal["webhook"]
+    url: SecretStr = Field(description="Address that gets POST requests with a JSON object.", min_length=1)
+    secret: SecretStr | None = Field(
+        None, min_length=1, description="Signs each body: HMAC-SHA256 in the header Millrace-Signature."
+    )
+
+
+class SlackChannel(_Model):
+    """A channel of Slack."""
+
+    type: Literal["slack"]
+    url: SecretStr = Field(description="Address of an incoming webhook; who has it can write.", min_length=1)
+
+
+class EmailChannel(_Model):
+    """A mailbox."""
+
+    type: Literal["email"]
+    host: str = Field(description="Mail server.", min_length=1)
+    port: int = Field(587, ge=1, le=65535, description="Its port for submission.")
+    security: Literal["starttls", "tls", "none"] = Field("starttls", description="How the connection is protected.")
+    user: str | None = Field(None, description="User at the mail server.")
+    password: SecretStr | None = Field(None, description="Password at the mail server.")
+    sender: str = Field(description="Address that the messages come from.", pattern=r"^[^@\s]+@[^@\s]+$")
+    to: tuple[Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")], ...] = Field(
+        description="Who gets them.", min_length=1
+    )
+
+
+Channel = Annotated[WebhookChannel | SlackChannel | EmailChannel, Field(discriminator="type")]
+
+
+class AlertsConfig(_Model):
+    """Who is told when something needs a person, and from when on."""
+
+    channels: dict[Name, Channel] = Field(
+        default_factory=dict,
+        description="Where alerts go, by name. Without any they are in the log and `millrace alerts`.",
+    )
+    delivery_rate_below: float | None = Field(
+        0.95, gt=0, le=1, description="Share of events delivered of those settled in an hour, per destination."
+    )
+    volume_drop_above: float | None = Field(
+        0.5, gt=0, lt=1, description="By how much a source's 24 hours may fall behind the 24 before."
+    )
+    lag_minutes_above: float | None = Field(10, gt=0, description="How long an event may wait for its destination.")
+    dead_letters_above: int | None = Field(0, ge=0, description="Dead letters in an hour, per destination.")
+
+
 class OutboundConfig(_Model):
     """Where destinations may connect to."""
 
@@ -176,6 +228,7 @@ class Config(_Model):
         description="What the server adds to an event's context where the client said nothing of it.",
     )
     identity: IdentityConfig = Field(default_factory=IdentityConfig, description="How events become profiles.")
+    alerts: AlertsConfig = Field(default_factory=AlertsConfig, description="Who is told when something needs a person.")
     outbound: OutboundConfig = Field(
         default=OutboundConfig(allow=(), ca_file=None), description="Where destinations may connect to."
     )

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from millrace.cli import asking, identity, running, secrets, sending, setting_up
+from millrace.cli import alerts, asking, identity, running, secrets, sending, setting_up
 from millrace.problems import explained
 
 
@@ -24,6 +24,7 @@ for command in (
     *sending.COMMANDS,
     *setting_up.COMMANDS,
     *secrets.COMMANDS,
+    *alerts.COMMANDS,
 ):
     commands.add_command(command)
 

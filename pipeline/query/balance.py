@@ -28,12 +28,12 @@ T = TypeVar("T")
 Marks = dict[tuple[int, int], int]  # (partition of resolved, origin partition) -> highest origin offset
 
 
-async def balance(log: Log, database: Database, destinations: Collection[str]) -> Balance:
-    """The books as they are now. `off` is None while a backlog is too long to be counted."""
+async def balance(log: Log, database: Database, destinations: Collection[str], *, most: int = COUNTED) -> Balance:
+    """The books as they are now. `off` is None while a backlog is too long to be counted: more than `most` records."""
     snapshot = await database.read(books.read)
     names = sorted({*destinations, *(name for name, _ in snapshot.positions)})
-    waiting = await _waiting(log, snapshot)
-    unread = await _unread(log, database, snapshot, names)
+    waiting = await _waiting(log, snapshot, most)
+    unread = await _unread(log, database, snapshot, names, most)
     table = {
         name: {
             source: _row(snapshot, name, source, None if unread is None else unread[name][source])
@@ -76,11 +76,11 @@ def _source(intake: Intake, waiting: Counter[str] | None, source: str) -> Source
     )
 
 
-async def _waiting(log: Log, snapshot: Books) -> Counter[str] | None:
+async def _waiting(log: Log, snapshot: Books, most: int) -> Counter[str] | None:
     """Events that the collector accepted or refused and the pipeline has not applied, by source."""
     starts = {partition: snapshot.applied.get(partition, 0) for partition in range(log.partitions(EVENTS))}
     counts: Counter[str] = Counter()
-    if await _length(log, EVENTS, starts) > COUNTED:
+    if await _length(log, EVENTS, starts) > most:
         return None
     async for _, events in _scan(log, EVENTS, starts, decode_event):
         counts.update(event.source for _, event in events)
@@ -88,13 +88,13 @@ async def _waiting(log: Log, snapshot: Books) -> Counter[str] | None:
 
 
 async def _unread(
-    log: Log, database: Database, snapshot: Books, names: Sequence[str]
+    log: Log, database: Database, snapshot: Books, names: Sequence[str], most: int
 ) -> dict[str, Counter[str]] | None:
     """What each destination has before it, by source: accepted in the snapshot, not in its counters, not outstanding."""
     partitions = range(log.partitions(RESOLVED))
     positions = {(name, p): snapshot.positions.get((name, p), (0, "{}")) for name in names for p in partitions}
     starts = {p: min((positions[name, p][0] for name in names), default=0) for p in partitions}
-    if await _length(log, RESOLVED, starts) > COUNTED:
+    if await _length(log, RESOLVED, starts) > most:
         return None
     marks = {name: _marks(positions, name, partitions) for name in names}
     counts: dict[str, Counter[str]] = {name: Counter() for name in names}

@@ -303,6 +303,34 @@ destination_batches: Final = Table(
     Index("destination_batches_by_time", "at"),
 )
 
+alerts: Final = Table(
+    "alerts",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("state", String, nullable=False),  # pending, firing, calming, ok
+    Column("since", BigInteger, nullable=False),
+    Column("fired", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("remedy", Text, nullable=False),
+    Column("told", Text, nullable=False),  # {channel: what it heard last}
+)
+
+alert_samples: Final = Table(
+    "alert_samples",
+    metadata,
+    Column("name", String, primary_key=True),  # of a counter
+    Column("at", BigInteger, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("name", String, primary_key=True),  # of a task that one process at a time does
+    Column("owner", String, nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
 exceptions: Final = Table(
     "exceptions",
     metadata,

@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from millrace.config.load import Loaded, load_file, load_text
 from schemas.config import (
+    AlertsConfig,
     CollectorConfig,
     Config,
     DestinationConfig,
+    EmailChannel,
     EnrichConfig,
     FilterConfig,
     GeoConfig,
@@ -19,7 +21,9 @@ from schemas.config import (
     OAuthClientConfig,
     OutboundConfig,
     RetentionConfig,
+    SlackChannel,
     SourceConfig,
+    WebhookChannel,
 )
 from schemas.errors import ConfigError
 from schemas.identity import BlockedConfig, IdentityConfig, IdTypeConfig
@@ -320,6 +324,22 @@ def test_the_reference_file_says_everything() -> None:
                     blocked=BlockedConfig(values=("+10000000000",), patterns=("^555", "test")),
                 ),
                 "loyalty_id": IdTypeConfig(collection="users"),
+            }
+        ),
+        alerts=AlertsConfig(
+            channels={
+                "night": WebhookChannel(
+                    type="webhook", url=SecretStr("http://127.0.0.1:9000/night"), secret=SecretStr("change-me")
+                ),
+                "team": SlackChannel(type="slack", url=SecretStr("https://slack.example/services/T0/B0/x")),
+                "mail": EmailChannel(
+                    type="email",
+                    host="mail.shop.example",
+                    user="robot",
+                    password=SecretStr("change-me"),
+                    sender="millrace@shop.example",
+                    to=("night@shop.example",),
+                ),
             }
         ),
         outbound=OutboundConfig(allow=(IPv4Network("127.0.0.0/8"),)),

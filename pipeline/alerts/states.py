@@ -1,0 +1,87 @@
+"""From what is wrong to who is told what, without flapping: an alert fires once, resolves once, and is repeated rarely. Pure.
+
+An alert is `ok`, `pending` (wrong, not yet for long enough), `firing`, or `calming` (right again, not yet for long enough).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from pipeline.alerts.conditions import DAY, Condition
+from schemas.notices import Notice
+
+REPEAT: Final = DAY
+State = Literal["ok", "pending", "firing", "calming"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """Where one alert stands. `fired` is when its present or last firing began, `since` when its state did; `told` is what each
+    channel heard last: the id of a notice. Times are microseconds."""
+
+    name: str
+    state: State = "ok"
+    since: int = 0
+    fired: int = 0
+    text: str = ""
+    remedy: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+def advance(known: Mapping[str, Alert], seen: Iterable[Condition], now: int) -> dict[str, Alert]:
+    """The alerts after one more look. What no rule looks at any more (a destination that was removed) is right again."""
+    found = {one.alert: one for one in seen}
+    after = {}
+    for name in sorted(known.keys() | found.keys()):
+        alert = known.get(name) or Alert(name=name)
+        condition = found.get(name) or Condition(name, False, alert.text, alert.remedy)
+        after[name] = alert if condition.wrong is None else _moved(alert, condition, now)
+    return {name: alert for name, alert in after.items() if is_open(alert)}
+
+
+def is_open(alert: Alert) -> bool:
+    """Whether it is to be remembered: not right, or somebody heard of the trouble and not yet that it is over."""
+    return alert.state != "ok" or any(one.startswith("firing ") for one in alert.told.values())
+
+
+def _moved(alert: Alert, condition: Condition, now: int) -> Alert:
+    if condition.wrong:
+        told = replace(alert, text=condition.text, remedy=condition.remedy)
+        if alert.state == "ok":
+            told = replace(told, state="pending", since=now)
+        if alert.state == "calming":
+            return replace(told, state="firing", since=alert.fired)
+        if told.state == "pending" and now - told.since >= condition.hold:
+            return replace(told, state="firing", since=now, fired=now)
+        return told
+    if alert.state == "firing":
+        alert = replace(alert, state="calming", since=now)
+    if alert.state == "pending" or (alert.state == "calming" and now - alert.since >= condition.calm):
+        return replace(alert, state="ok", since=now)
+    return alert
+
+
+def due(alert: Alert, channels: Iterable[str], now: int) -> dict[str, Notice]:
+    """What each channel has to hear. A channel that never heard of the trouble is not told that it is over."""
+    return {
+        name: notice
+        for name in channels
+        if (notice := _notice(alert, alert.told.get(name, ""), now)) is not None and alert.told.get(name) != notice.id
+    }
+
+
+def _notice(alert: Alert, heard: str, now: int) -> Notice | None:
+    if alert.state in ("firing", "calming"):
+        times = (now - alert.fired) // REPEAT if alert.state == "firing" else 0
+        if alert.state == "calming" and heard.startswith(f"firing {alert.fired} "):
+            return None
+        return _make(alert, "firing", f"firing {alert.fired} {times}", now)
+    if alert.state == "ok" and heard.startswith("firing "):
+        return _make(alert, "resolved", f"resolved {alert.fired}", now)
+    return None
+
+
+def _make(alert: Alert, state: Literal["firing", "resolved"], told: str, now: int) -> Notice:
+    return Notice(
+        id=told, alert=alert.name, state=state, text=alert.text, remedy=alert.remedy, since=alert.fired, at=now
+    )
