@@ -52,6 +52,7 @@ def events(person: str, anonymous_id: str, page: dict[str, Any], context: Mappin
     email = {"type": "email", "id": f"{person}@example.org"}
     device = {"type": "anonymous_id", "id": anonymous_id}
     here = {"anonymousId": anonymous_id, "integrations": {"Segment.io": True}, "context": context}
+    company = {"type": "group_id", "id": f"{person}-company"}
     known = here | {"userId": user["id"], "externalIds": [user, device]}
     traits = {"email": email["id"], "name": "Zoë 🐈", "address": {"city": "Köln"}}
     return [
@@ -63,10 +64,13 @@ def events(person: str, anonymous_id: str, page: dict[str, Any], context: Mappin
         known
         | {"type": "track", "event": "Order Completed", "integrations": {"Segment.io": True, "Salesforce": False}}
         | {"properties": {"revenue": 39.95, "gift": True, "coupon": None, "products": [{"sku": "A", "price": 19.5}]}}
-        | {"context": {**context, "ip": "0.0.0.0", "groupId": "company"}},
+        | {"context": {**context, "ip": "0.0.0.0", "groupId": "company"}}
+        | {"externalIds": [user, device, {"type": "group_id", "id": "company"}]},
         known | {"type": "track", "event": "Imported Long Ago", "properties": {"zero": 0}},
         known | {"type": "screen", "category": "App", "name": "Home", "properties": {"tab": "news"}},
-        known | {"type": "group", "groupId": f"{person}-company", "traits": {"plan": "pro", "seats": 12}},
+        known
+        | {"type": "group", "groupId": company["id"], "traits": {"plan": "pro", "seats": 12}}
+        | {"externalIds": [user, device, company]},
     ]
 
 
