@@ -141,7 +141,7 @@ def _volume(source: str, look: Look, most: float | None) -> Iterator[Condition]:
         f"source {source} volume",
         today < before * (1 - most),
         f"source {source} sent {today} events in 24 hours, {before} in the 24 hours before",
-        f"look whether it still sends: `millrace tail --source {source}`",
+        "look whether it still sends: `millrace tail`, and `millrace tail --refused` for what is turned away",
         calm=HOUR,
     )
 
