@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,6 +35,29 @@ class Client:
         """As `get`. After Unavailable nothing was acknowledged."""
         status, body = self._request("POST", path, json.dumps(document, separators=(",", ":")).encode())
         return json.loads(_checked(status, body))
+
+    def delete(self, path: str) -> Any:
+        """As `get`, of an answer to a DELETE."""
+        status, body = self._request("DELETE", path, None)
+        return json.loads(_checked(status, body))
+
+    def stream(self, path: str) -> Iterator[tuple[Mapping[str, str], bytes]]:
+        """The answer's headers (names in lower case) with each line of its body, once with an empty one before the first.
+        Unavailable when nobody is there and when the stream breaks off."""
+        connection = self._connect(timeout=TIMEOUT)
+        try:
+            connection.request("GET", path, headers=self._headers())
+            answer = connection.getresponse()
+            if answer.status != 200:
+                _checked(answer.status, answer.read())
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            yield headers, b""
+            while line := answer.readline():
+                yield headers, line
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
 
     def lines(self, path: str, connected: Callable[[], object]) -> Iterator[bytes]:
         """The lines of a streamed answer as they come; `connected` is called before the first. Unavailable when nobody is

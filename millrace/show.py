@@ -1,4 +1,4 @@
-"""How profiles and the paths of events look to a person."""
+"""How the paths of events look to a person."""
 
 import json
 import sys
@@ -81,20 +81,6 @@ def event_lines(path: Path) -> Iterator[str]:
     yield "profile pending" if profile is None else f"profile {profile['id'] or 'none'}{_after(profile)}"
     for destination, one in path["destinations"].items():
         yield f"destination {destination} {outcome_text(one)}"
-
-
-def profile_lines(profile: Mapping[str, Any]) -> Iterator[str]:
-    """One fact per line."""
-    yield f"profile {profile['id']}"
-    for one in profile["external_ids"]:
-        yield f"id {one['type']}:{one['id']}"
-    for name, value in sorted(profile["traits"].items()):
-        yield f"trait {name} = {json.dumps(value, ensure_ascii=False)}"
-    yield f"events {profile['events']}"
-    yield f"first seen {profile['first_seen']}"
-    yield f"last seen {profile['last_seen']}"
-    for merged in profile["merged"]:
-        yield f"merged {merged}"
 
 
 def _who(path: Path) -> str:

@@ -45,6 +45,7 @@ class ProfileView(Shape):
     """A person."""
 
     id: str = Field(description="Canonical profile id; ids in `merged` lead here too.")
+    collection: Literal["users", "accounts"]
     external_ids: Sequence[ExternalIdView]
     traits: Mapping[str, Any]
     events: int

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from millrace.cli import alerts, asking, identity, running, secrets, sending, setting_up
+from millrace.cli import alerts, asking, identity, profiles, running, secrets, sending, setting_up
 from millrace.problems import explained
 
 
@@ -21,6 +21,7 @@ for command in (
     *running.COMMANDS,
     *asking.COMMANDS,
     *identity.COMMANDS,
+    *profiles.COMMANDS,
     *sending.COMMANDS,
     *setting_up.COMMANDS,
     *secrets.COMMANDS,

@@ -1,4 +1,4 @@
-"""`profile`, `event`, `balance`, `tail`: questions to the running collector."""
+"""`event`, `balance`, `tail`: questions to the running collector."""
 
 import json
 import sys
@@ -12,26 +12,6 @@ import click
 from millrace.cli.common import api_client, data_option, json_option, print_json, url_option
 
 RECONNECT: Final = 1.0  # seconds
-
-
-@click.command()
-@click.argument("address", metavar="ID")
-@data_option
-@url_option
-@json_option
-def profile(address: str, data: str | None, url: str | None, as_json: bool) -> None:
-    """Show the profile of a person.
-
-    ID is one of its ids, such as user_id:u1 or email:ada@example.com, or the profile id itself."""
-    from millrace.client import NotFound
-    from millrace.show import profile_lines
-    from schemas.errors import ConfigError
-
-    try:
-        found = api_client(data, url).get(f"/api/profiles/{quote(address, safe=':')}")
-    except NotFound as error:
-        raise ConfigError(f"no profile has {address}; look at the ids of an event with `millrace tail`") from error
-    _show(found, profile_lines(found), as_json)
 
 
 @click.command()
@@ -111,7 +91,7 @@ def usage(month: str | None, data: str | None, url: str | None, as_json: bool) -
         click.echo(f"{one['month']} {one['source']}: {numbers}")
 
 
-COMMANDS: Final = (tail, profile, event, balance, usage)
+COMMANDS: Final = (tail, event, balance, usage)
 
 
 def _show(document: Any, lines: Iterator[str], as_json: bool) -> None:

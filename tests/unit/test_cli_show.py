@@ -1,8 +1,8 @@
-"""How profiles and paths of events look to a person."""
+"""How paths of events look to a person."""
 
 from typing import Any
 
-from millrace.show import event_lines, path_text, profile_lines
+from millrace.show import event_lines, path_text
 
 ACCEPTED: dict[str, Any] = {
     "messageId": "m1",
@@ -68,27 +68,4 @@ def test_an_event_is_one_fact_a_line() -> None:
         "profile p1 (4 ms)",
         "destination crm retry: http 503 (2 attempts) (90 ms)",
         "destination warehouse delivered (160 ms)",
-    ]
-
-
-def test_a_profile_is_one_fact_a_line() -> None:
-    profile = {
-        "id": "p1",
-        "external_ids": [{"type": "user_id", "id": "u1"}, {"type": "email", "id": "ada@example.com"}],
-        "traits": {"plan": "free", "address": {"city": "Köln"}},
-        "events": 3,
-        "first_seen": "2026-11-01T12:00:01.123Z",
-        "last_seen": "2026-11-02T12:00:01.123Z",
-        "merged": ["p0"],
-    }
-    assert list(profile_lines(profile)) == [
-        "profile p1",
-        "id user_id:u1",
-        "id email:ada@example.com",
-        'trait address = {"city": "Köln"}',
-        'trait plan = "free"',
-        "events 3",
-        "first seen 2026-11-01T12:00:01.123Z",
-        "last seen 2026-11-02T12:00:01.123Z",
-        "merged p0",
     ]

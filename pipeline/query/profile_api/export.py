@@ -2,7 +2,8 @@
 
 Each line is true of one instant. A snapshot of all of them would keep the database from cleaning up for as long as the slowest reader
 takes; instead, profiles that merged or came apart while the export ran are told once more at the end, and the last line of an
-id holds. An export that was cut off goes on with `as_of` and the `after` of its last line."""
+id holds. A line `{"complete": true}` ends it: without it, it was cut off, and goes on with `as_of` and the last line's `cursor` as
+`after`."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from schemas.exact_json import json_dumps
 
 CHUNK: Final = 500  # profiles in memory
 FIELDS: Final = frozenset(("external_ids", "traits", "metadata", "merged"))
+COMPLETE: Final = b'{"complete":true}\n'
 PARTS: Final = ("users", "accounts", "moved")
 
 
@@ -37,6 +39,7 @@ class Export:
             behind = key if name == part else ""
             async for some in self._moved(database, behind) if name == "moved" else self._by_id(database, name, behind):
                 yield some
+        yield COMPLETE
 
     async def _by_id(self, database: Database, collection: str, behind: str) -> AsyncIterator[bytes]:
         def read(connection: Connection) -> list[Found]:

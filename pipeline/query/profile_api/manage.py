@@ -32,6 +32,7 @@ def summary(found: Found) -> ProfileView:
     head = found.head
     return ProfileView(
         id=found.id,
+        collection="accounts" if head.collection == "accounts" else "users",
         external_ids=[
             ExternalIdView(type=one.type, id=one.value, created_at=iso(at)) for one, at in found.external_ids
         ],
