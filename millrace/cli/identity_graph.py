@@ -1,7 +1,7 @@
 """The identity graph of a person as a picture: SVG drawn here, and DOT for Graphviz.
 
-One column per profile there was, in the order they came; in it the ids that it brought, from the top in the order they came.
-Links run between ids, so that those which cross from column to column are the evidence by which profiles became one.
+A box per profile there was, with the ids that it brought in the order they came: on the left the one that survived, on the right
+those that became part of it. Links run between ids, so that those which cross from box to box are the evidence of a merge.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +25,13 @@ _OTHER: Final = ("#4a5568", "#eef1f5")
 _RED: Final = "#b3261e"
 _INK, _DIM, _LINE, _PAPER = "#1f2933", "#66717f", "#c3cad3", "#ffffff"
 
-_PILL, _ROW, _WIDTH, _GAP, _HEAD, _PAD, _MARGIN = 40, 58, 300, 190, 74, 16, 32
+_PILL, _ROW, _WIDTH, _GAP, _HEAD, _PAD, _MARGIN = 40, 52, 320, 250, 74, 16, 32
+_TOP, _BETWEEN, _BULGE = 100, 24, 90
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A profile with its ids. `left` and `top` are of its box, in pixels."""
+class Box:
+    """A profile with its ids. `left` and `top` are in pixels."""
 
     profile: Document
     ids: Sequence[Document]
@@ -45,27 +46,26 @@ class Column:
 def svg(found: Document) -> str:
     """The picture, complete in itself."""
     ids, links = shown(found)
-    columns = _columns(found, ids)
+    boxes = _boxes(found, ids)
     places = {
-        one["id"]: (column, column.top + _HEAD + row * _ROW + _PILL // 2)
-        for column in columns
-        for row, one in enumerate(column.ids)
+        one["id"]: (box, box.top + _HEAD + row * _ROW + _PILL // 2) for box in boxes for row, one in enumerate(box.ids)
     }
-    refused = found["refused"][:MOST_REFUSED]
-    bottom = max(column.top + column.height for column in columns)
-    width = max(columns[-1].left + _WIDTH + _MARGIN, 760)
-    notes = list(_notes(found, ids, links, refused))
-    height = bottom + 30 + 24 * len(notes) + (30 + 26 * len(refused) if refused else 0) + _MARGIN
+    refused = _refused(found)
+    notes = list(_notes(found, ids, links))
+    bottom = max(box.top + box.height for box in boxes) + 34
+    width = max(boxes[-1].left + _WIDTH + _BULGE, 900)
+    height = bottom + 24 * len(notes) + (36 + 24 * min(len(refused), MOST_REFUSED + 1) if refused else 0) + _MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13">',
         f"<title>Identity of {escape(found['profile'])}</title>",
         f'<rect width="{width}" height="{height}" fill="{_PAPER}"/>',
         *_heading(found),
-        *(line for column in columns for line in _box(column, found)),
-        *(line for one in links for line in _curve(one, places)),
-        *(line for column in columns for row, one in enumerate(column.ids) for line in _pill(one, column, row)),
-        *_footer(found, refused, notes, bottom + 30),
+        *(line for box in boxes for line in _frame(box, found)),
+        *_curves(links, places),
+        *(line for box in boxes for row, one in enumerate(box.ids) for line in _pill(one, box, row)),
+        *_labels(links, places),
+        *_footer(refused, notes, bottom),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -84,17 +84,24 @@ def shown(found: Document) -> tuple[list[Document], list[Document]]:
     return ids, [one for one in found["links"] if one["a"] in kept and one["b"] in kept][:MOST_LINKS]
 
 
-def _columns(found: Document, ids: Sequence[Document]) -> list[Column]:
+def _boxes(found: Document, ids: Sequence[Document]) -> list[Box]:
+    """The survivor first."""
     known = {one["id"]: one for one in found["profiles"]}
     held: dict[str, list[Document]] = {one: [] for one in known}
     for one in ids:
         held[one["first_profile"] if one["first_profile"] in known else found["profile"]].append(one)
-    columns, left = [], _MARGIN
+    survivor = found["profile"]
+    boxes = [_sized(known[survivor], held[survivor], _MARGIN, _TOP)]
+    top = _TOP
     for name, profile in known.items():
-        if held[name] or name == found["profile"]:
-            columns.append(Column(profile, held[name], left, 110, _HEAD + _ROW * max(1, len(held[name])) + _PAD - 18))
-            left += _WIDTH + _GAP
-    return columns
+        if name != survivor and held[name]:
+            boxes.append(_sized(profile, held[name], _MARGIN + _WIDTH + _GAP, top))
+            top += boxes[-1].height + _BETWEEN
+    return boxes
+
+
+def _sized(profile: Document, ids: Sequence[Document], left: int, top: int) -> Box:
+    return Box(profile, ids, left, top, _HEAD + _ROW * max(1, len(ids)) + _PAD - (_ROW - _PILL))
 
 
 def _heading(found: Document) -> Iterator[str]:
@@ -111,69 +118,103 @@ def _known_types(found: Document) -> str:
     return f" · {', '.join(kinds[:8])}" + (" and others" if len(kinds) > 8 else "")
 
 
-def _box(column: Column, found: Document) -> Iterator[str]:
-    profile = column.profile
-    canonical = profile["id"] == found["profile"]
-    stroke = "#1b7f4b" if canonical else _LINE
+def _frame(box: Box, found: Document) -> Iterator[str]:
+    profile = box.profile
+    survivor = profile["id"] == found["profile"]
+    stroke, width = ("#1b7f4b", 2.0) if survivor else (_LINE, 1.2)
     yield (
-        f'<rect x="{column.left}" y="{column.top}" width="{_WIDTH}" height="{column.height}" rx="12" fill="#f7f9fb" '
-        f'stroke="{stroke}" stroke-width="{2 if canonical else 1.2}"/>'
+        f'<rect x="{box.left}" y="{box.top}" width="{_WIDTH}" height="{box.height}" rx="12" fill="#f7f9fb" '
+        f'stroke="{stroke}" stroke-width="{width}"/>'
     )
+    x = box.left + _PAD
+    first = "This profile" if survivor else "Was a profile of its own"
+    yield _text(x, box.top + 25, first, weight=600, title=profile["id"])
+    yield _text(x, box.top + 43, f"since {_when(profile['created_at'])}", colour=_DIM, size=12)
     merge = next((one for one in found["merges"] if one["absorbed"] == profile["id"] and not one["undone_by"]), None)
-    first = "This profile" if canonical else "Was a profile of its own"
-    yield _text(column.left + _PAD, column.top + 25, first, weight=600)
-    yield _text(column.left + _PAD, column.top + 43, f"since {_when(profile['created_at'])}", colour=_DIM, size=12)
     if merge is not None:
-        why = f"merged {_when(merge['at'])} by {merge['cause']['type']} {_cut(merge['cause']['message_id'], 14)}"
-        yield _text(
-            column.left + _PAD, column.top + 60, why, colour=_RED, size=12, title=f"{merge['id']}: {profile['id']}"
-        )
+        why = f"until {_when(merge['at'])}: {merge['cause']['type']} {merge['cause']['message_id']}"
+        yield _text(x, box.top + 60, _cut(why, 46), colour=_RED, size=12, title=f"{merge['id']}: {why}")
 
 
-def _pill(one: Document, column: Column, row: int) -> Iterator[str]:
+def _pill(one: Document, box: Box, row: int) -> Iterator[str]:
     ink, fill = _COLOURS.get(one["type"], _OTHER)
-    x, y = column.left + _PAD, column.top + _HEAD + row * _ROW
-    dash = f' stroke-dasharray="5 3" data-apart="{escape(" ".join(one["apart"]))}"' if one["apart"] else ""
+    x, y = box.left + _PAD, box.top + _HEAD + row * _ROW
+    dash = ' stroke-dasharray="5 3"' if one["apart"] else ""
     yield (
         f'<rect x="{x}" y="{y}" width="{_WIDTH - 2 * _PAD}" height="{_PILL}" rx="9" fill="{fill}" '
         f'stroke="{_RED if one["apart"] else ink}" stroke-width="1.2"{dash}/>'
     )
-    yield _text(x + 12, y + 17, _cut(one["value"], 34), colour=ink, weight=600, title=one["id"])
-    about = f"{one['type']} · {_when(one['added_at'])[:10]} · {_plural(one['events'], 'event')}"
-    yield _text(
-        x + 12,
-        y + 33,
-        _cut(about, 44),
-        colour=_DIM,
-        size=11,
-        title=f"by {one['cause']['message_id']} ({one['cause']['source_id']})",
-    )
+    yield _text(x + 12, y + 17, _cut(one["value"], 36), colour=ink, weight=600, title=one["id"])
+    apart = " · kept apart" if one["apart"] else ""
+    about = f"{one['type']} · {_when(one['added_at'])[:10]} · {_plural(one['events'], 'event')}{apart}"
+    cause = f"by {one['cause']['message_id']} ({one['cause']['source_id']})"
+    yield _text(x + 12, y + 33, _cut(about, 48), colour=_DIM, size=11, title=cause)
 
 
-def _curve(link: Document, places: Mapping[str, tuple[Column, int]]) -> Iterator[str]:
-    (one, y1), (two, y2) = sorted((places[link["a"]], places[link["b"]]), key=lambda place: (place[0].left, place[1]))
-    cause = link["cause"]
-    said = f"{link['a']} and {link['b']}: {cause['type']} {cause['message_id']} ({cause['source_id']}), {link['count']} times"
-    width = 1.2 + min(2.6, 0.5 * len(str(link["count"])))
-    if one is two:
-        x = one.left + _PAD
-        bend = 8 + min(26, abs(y2 - y1) // 12)
-        path, colour = f"M{x},{y1} C{x - bend},{y1} {x - bend},{y2} {x},{y2}", "#8b97a6"
-        yield _path(path, colour, width, said)
-        return
-    start, end = one.left + _WIDTH - _PAD, two.left + _PAD
-    middle = one.left + _WIDTH + _GAP // 2
-    yield _path(f"M{start},{y1} C{middle},{y1} {middle},{y2} {end},{y2}", _RED, width + 0.4, said)
-    if two.left - one.left == _WIDTH + _GAP:
-        label = f"{_cut(cause['type'] + ' ' + cause['message_id'], 22)}"
-        yield _text(middle, (y1 + y2) // 2 - 7, label, colour=_RED, size=11, anchor="middle", halo=True)
-        often = f"{_when(link['first_at'])[:10]}, " + ("once" if link["count"] == 1 else f"{link['count']:,} times")
-        yield _text(middle, (y1 + y2) // 2 + 14, often, colour=_DIM, size=11, anchor="middle", halo=True)
+_Place = tuple[Box, int]
 
 
-def _notes(
-    found: Document, ids: Sequence[Document], links: Sequence[Document], refused: Sequence[Document]
-) -> Iterator[str]:
+def _ends(link: Document, places: Mapping[str, _Place]) -> tuple[_Place, _Place]:
+    """The left one first, and of one column the upper one."""
+    first, second = sorted((places[link["a"]], places[link["b"]]), key=lambda place: (place[0].left, place[1]))
+    return first, second
+
+
+def _curves(links: Sequence[Document], places: Mapping[str, _Place]) -> Iterator[str]:
+    for link in links:
+        (one, y1), (two, y2) = _ends(link, places)
+        cause = link["cause"]
+        title = f"{link['a']} and {link['b']}: {_plural(link['count'], 'time')}, first {cause['type']} {cause['message_id']}"
+        width = 1.2 + min(2.4, 0.6 * (len(str(link["count"])) - 1))
+        if one is two:
+            x, bend = one.left + _PAD, 8 + min(30, (y2 - y1) // 10)
+            path, colour = f"M{x},{y1} C{x - bend},{y1} {x - bend},{y2} {x},{y2}", "#8b97a6"
+        elif one.left == two.left:
+            x, bend = one.left + _WIDTH - _PAD, 30 + min(_BULGE - 20, (y2 - y1) // 8)
+            path, colour = f"M{x},{y1} C{x + bend},{y1} {x + bend},{y2} {x},{y2}", _RED
+        else:
+            x1, x2 = one.left + _WIDTH - _PAD, two.left + _PAD
+            path, colour = f"M{x1},{y1} C{x1 + 110},{y1} {x2 - 150},{y2} {x2},{y2}", _RED
+        yield (
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:.1f}" opacity="0.65">'
+            f"<title>{escape(_legal(title))}</title></path>"
+        )
+
+
+def _labels(links: Sequence[Document], places: Mapping[str, _Place]) -> Iterator[str]:
+    """At the right end of what crosses, one label to an id."""
+    arriving: dict[tuple[int, int], list[Document]] = {}
+    for link in links:
+        (one, _), (two, y2) = _ends(link, places)
+        if one.left != two.left:
+            arriving.setdefault((two.left, y2), []).append(link)
+    for (left, y), found in arriving.items():
+        first, more = found[0], f" and {len(found) - 1} more" if len(found) > 1 else ""
+        cause, x = first["cause"], left - 10
+        yield _text(
+            x, y - 7, _cut(f"{cause['type']} {cause['message_id']}{more}", 24), colour=_RED, size=11, anchor="end"
+        )
+        often = "once" if first["count"] == 1 else f"{first['count']:,} times"
+        yield _text(x, y + 15, f"{_when(first['first_at'])[:10]}, {often}", colour=_DIM, size=11, anchor="end")
+
+
+def _refused(found: Document) -> list[str]:
+    """One line for an id and a rule, whichever profiles it was kept out of."""
+    lines: dict[tuple[str, str], list[Document]] = {}
+    for one in found["refused"]:
+        lines.setdefault((one["id"], one["violation"]), []).append(one)
+    said = []
+    for (key, violation), parts in lines.items():
+        times = _plural(sum(one["count"] for one in parts), "time")
+        others = len({one["profile"] for one in parts} - {found["profile"], ""})
+        whom = f", to {_plural(others, 'other profile')}" if others else ""
+        cause = parts[0]["cause"]
+        where = _cut(key or "an event without ids", 44)
+        said.append(f"{where} · {violation} · {times}{whom}, first on {cause['type']} {cause['message_id']}")
+    return said
+
+
+def _notes(found: Document, ids: Sequence[Document], links: Sequence[Document]) -> Iterator[str]:
     for one in found["splits"]:
         why = f"undid {one['merge']}" if one["merge"] else f"parted {' and '.join(one['cut'])}"
         lifted = f", lifted {_when(one['lifted_at'])}" if one["lifted_at"] else ""
@@ -184,18 +225,19 @@ def _notes(
         yield f"Shown are {len(ids):,} of {len(found['ids']):,} ids and {len(links):,} of {len(found['links']):,} links"
 
 
-def _footer(found: Document, refused: Sequence[Document], notes: Sequence[str], top: int) -> Iterator[str]:
+def _footer(refused: Sequence[str], notes: Sequence[str], top: int) -> Iterator[str]:
     y = top
     for note in notes:
         yield _text(_MARGIN, y, note, colour=_DIM)
         y += 24
     if refused:
-        yield _text(_MARGIN, y + 6, f"Refused ({len(found['refused']):,})", weight=600, colour=_RED)
-        y += 30
-    for one in refused:
-        said = f"{_cut(one['id'] or 'an event without ids', 44)} · {one['violation']} · {_plural(one['count'], 'time')}"
-        yield _text(_MARGIN, y, f"{said}, first on {one['cause']['type']} {one['cause']['message_id']}")
-        y += 26
+        yield _text(_MARGIN, y + 8, "Refused", weight=600, colour=_RED)
+        y += 34
+    for said in refused[:MOST_REFUSED]:
+        yield _text(_MARGIN, y, said)
+        y += 24
+    if len(refused) > MOST_REFUSED:
+        yield _text(_MARGIN, y, f"and {len(refused) - MOST_REFUSED:,} more", colour=_DIM)
 
 
 def _text(
@@ -208,20 +250,12 @@ def _text(
     weight: int = 400,
     anchor: str = "start",
     title: str = "",
-    halo: bool = False,
 ) -> str:
-    behind = f' stroke="{_PAPER}" stroke-width="4" paint-order="stroke"' if halo else ""
-    about = f"<title>{escape(title)}</title>" if title else ""
+    about = f"<title>{escape(_legal(title))}</title>" if title else ""
+    behind = f' stroke="{_PAPER}" stroke-width="4" paint-order="stroke"' if anchor == "end" else ""
     return (
         f'<text x="{x}" y="{y}" fill="{colour}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"{behind}>'
         f"{about}{escape(_legal(text))}</text>"
-    )
-
-
-def _path(path: str, colour: str, width: float, title: str) -> str:
-    return (
-        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:.1f}" opacity="0.85">'
-        f"<title>{escape(_legal(title))}</title></path>"
     )
 
 

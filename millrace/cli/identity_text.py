@@ -29,7 +29,10 @@ def explanation_text(found: Document, most: int | None) -> RenderableType:
     lines += _section("Seen together on one event", found["links"], _link, most)
     lines += _section("Profiles that became one", found["merges"], _merge, None)
     lines += _section("Taken apart", found["splits"], _split, None)
-    lines += _section("Refused", found["refused"], _refusal, most)
+    refused: dict[tuple[str, str], list[Document]] = {}
+    for one in found["refused"]:
+        refused.setdefault((one["id"], one["violation"]), []).append(one)
+    lines += _section("Refused", list(refused.values()), _refusal, most)
     return Group(*lines)
 
 
@@ -76,7 +79,7 @@ def suspects_text(found: Document) -> RenderableType:
 # ── Lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _section(title: str, rows: Sequence[Document], line: Any, most: int | None) -> list[Text]:
+def _section(title: str, rows: Sequence[Any], line: Any, most: int | None) -> list[Text]:
     if not rows:
         return []
     lines = [Text(""), Text(f"{title} ({len(rows):,})", "underline")]
@@ -91,7 +94,7 @@ def _id(one: Document) -> Iterator[Text]:
         if one["apart"]
         else ""
     )
-    seen = f"{one['events']:,} events" + (f", last {_when(one['last_seen'])}" if one["last_seen"] else "")
+    seen = _plural(one["events"], "event") + (f", last {_when(one['last_seen'])}" if one["last_seen"] else "")
     yield Text.assemble(
         "  ", _styled(one["id"]), f" since {_when(one['added_at'])}, by {_by(one['cause'])} · {seen}", (kept, "red")
     )
@@ -119,13 +122,15 @@ def _split(one: Document) -> Iterator[Text]:
     yield Text(f"    {one['other']} came out of {one['profile']}; {_count(one['links'], 'link')} cut", "dim")
 
 
-def _refusal(one: Document) -> Iterator[Text]:
-    often = "once" if one["count"] == 1 else f"{one['count']:,} times"
+def _refusal(parts: Sequence[Document]) -> Iterator[Text]:
+    one, count = parts[0], sum(part["count"] for part in parts)
+    often = "once" if count == 1 else f"{count:,} times"
+    whom = f" to {_plural(len(parts), 'profile')}" if len(parts) > 1 else ""
     yield Text.assemble(
         "  ",
         _styled(one["id"]) if one["id"] else "an event without ids",
         (f" {one['violation']}", "red"),
-        f" · {often}, first {_when(one['first_at'])}, on {_by(one['cause'])}",
+        f" · {often}{whom}, first {_when(one['first_at'])}, on {_by(one['cause'])}",
     )
 
 
