@@ -21,6 +21,7 @@ import orjson
 from sqlalchemy import text
 
 from benchmarks.results import Result, finish, result
+from millrace.process import settle
 from pipeline.enrich import Enrichment, UserAgents
 from pipeline.log import Record, open_log
 from pipeline.store import bulk, schema
@@ -73,6 +74,7 @@ async def measure(url: str, count: int, folder: str) -> list[Result]:
             await log.append(EVENTS, [Record(one.key, encode_event(one), one.received_at // 1000) for one in events])
         user_agents = UserAgents()
         user_agents.describe(BROWSER)  # the expressions are compiled once in the life of a process
+        settle()  # as the process role does
         stop, began, used = asyncio.Event(), time.perf_counter(), cpu()
         worker = asyncio.create_task(run_worker(log, database, stop=stop, enrichment=Enrichment(user_agents)))
         while sum(end for _, end in (await log.bounds(RESOLVED)).values()) < count:

@@ -86,6 +86,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
 
 async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Events in; profiles, books and resolved events out."""
+    from millrace.process import settle
     from pipeline.telling import keep_telling
     from pipeline.worker import run_worker
 
@@ -93,6 +94,7 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
         async with open_log(settings) as events:
             with open_database(settings) as database:
                 await asyncio.to_thread(usable, settings, database)
+                settle()
                 ready()
                 async with beside(keep_telling(events, database, stop)):
                     await run_worker(

@@ -80,6 +80,7 @@ class Extract:
     """Reads events under some rules."""
 
     def __init__(self, rules: Rules) -> None:
+        self._known: dict[tuple[str, str], ExternalId] = {}
         self._types = {name: one for name, one in rules.types.items() if one.enabled}
         self._alias_identifies = rules.config.alias_identifies
         bound = [(key, one) for one in self._types.values() for key in one.keys]
@@ -105,23 +106,24 @@ class Extract:
 
     def __call__(self, event: Event) -> Found | Reason:
         """A reason when the event is to be refused. ValueError when what is needed of the body is not JSON."""
-        reading = _Reading(self._types)
-        if event.user_id is not None:
-            reading.add("user_id", event.user_id)
+        reading = _Reading(self._types, self._known)
+        kind, user_id, anonymous_id = event.type, event.user_id, event.anonymous_id
+        if user_id is not None:
+            reading.add("user_id", user_id)
         traits = None
-        body = self._decoded(event)
+        body = self._decoded(kind, event.body)
         if body is not None:
-            if event.type == "track" and _is_blank(getattr(body.context, "group_id", None)):
+            if kind == "track" and _is_blank(getattr(body.context, "group_id", None)):
                 return Reason.GROUP_ID_REQUIRED
-            traits = self._read(event.type, body, reading)
-        if event.anonymous_id is not None:
-            reading.add("anonymous_id", event.anonymous_id)
-        return Found(*reading.arranged(), reading.refused, traits)
+            traits = self._read(kind, body, reading)
+        if anonymous_id is not None:
+            reading.add("anonymous_id", anonymous_id)
+        return reading.arranged(traits)
 
-    def _decoded(self, event: Event) -> Any:
+    def _decoded(self, kind: str, body: bytes) -> Any:
         """The places of the body; None when it is no object."""
         try:
-            return (self._whole if event.type in _WHOLE else self._sparse).decode(event.body)
+            return (self._whole if kind in _WHOLE else self._sparse).decode(body)
         except msgspec.ValidationError:
             return None
         except (msgspec.DecodeError, RecursionError) as error:
@@ -142,9 +144,12 @@ class Extract:
             places = self._viewing if kind in _VIEWS else self._alias
             if kind == "alias" and self._alias_identifies:
                 reading.add("user_id", body.previous_id)
-        reading.held(traits, places.traits)
-        reading.held(of_context, places.context_traits)
-        reading.held(body.properties, places.properties)
+        if traits is not None:
+            reading.held(traits, places.traits)
+        if of_context is not None:
+            reading.held(of_context, places.context_traits)
+        if body.properties is not None:
+            reading.held(body.properties, places.properties)
         if context is not None:
             _of_context(context, reading)
         return written if isinstance(written, dict) else None
@@ -215,13 +220,13 @@ def _is_blank(value: Any) -> bool:
 
 
 class _Reading:
-    """Collects the identifiers of one event."""
+    """Collects the identifiers of one event. `known` remembers what became of values, since most come again and again."""
 
-    __slots__ = ("found", "refused", "types")
+    __slots__ = ("found", "known", "refused", "types")
 
-    def __init__(self, types: Mapping[str, IdType]) -> None:
-        self.types = types
-        self.found: dict[ExternalId, IdType] = {}
+    def __init__(self, types: Mapping[str, IdType], known: dict[tuple[str, str], ExternalId]) -> None:
+        self.types, self.known = types, known
+        self.found: list[ExternalId] = []
         self.refused: list[Demoted] = []
 
     def add(self, kind: str, value: Any) -> None:
@@ -233,10 +238,12 @@ class _Reading:
         """Identifiers among traits or properties: a dictionary, a decoded holder, or something that holds nothing."""
         if isinstance(holder, dict):
             for key, _, kind in bounds:
-                self._add(kind, holder.get(key))
+                if (value := holder.get(key)) is not None:
+                    self._add(kind, value)
         elif isinstance(holder, msgspec.Struct):
             for _, field, kind in bounds:
-                self._add(kind, getattr(holder, field))
+                if (value := getattr(holder, field)) is not None:
+                    self._add(kind, value)
 
     def external_ids(self, given: Any) -> None:
         """context.externalIds: entries that are not whole are passed over."""
@@ -260,16 +267,20 @@ class _Reading:
             self._add(kind, value)
 
     def _add(self, kind: IdType, value: Any) -> None:
-        if value is None:
-            return
         if type(value) is not str:
             if type(value) is not int:
                 self._refuse(kind.name, "", NOT_A_VALUE)
                 return
             value = str(value)
-        value = kind.normalize(value)
+        one = self.known.get((kind.name, value)) or self._new(kind, value)
+        if one is not None and one not in self.found:
+            self.found.append(one)
+
+    def _new(self, kind: IdType, raw: str) -> ExternalId | None:
+        """The identifier that a value is, remembered; None when it is none, with the reason unless it is blank."""
+        value = kind.normalize(raw)
         if not value:
-            return
+            return None
         if len(value) * 4 > MAX_ID_BYTES and len(value.encode(errors="replace")) > MAX_ID_BYTES:
             self._refuse(kind.name, value, TOO_LONG)
         elif "\0" in value:
@@ -277,7 +288,11 @@ class _Reading:
         elif kind.blocks(value):
             self._refuse(kind.name, value, BLOCKED)
         else:
-            self.found[ExternalId(kind.name, value)] = kind
+            if len(self.known) >= _REMEMBERED:
+                self.known.clear()
+            one = self.known[kind.name, raw] = ExternalId(kind.name, value)
+            return one
+        return None
 
     def _refuse(self, kind: str, value: Any, violation: str) -> None:
         """Keeps a form of the value that can be stored and shown."""
@@ -285,15 +300,18 @@ class _Reading:
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
         self.refused.append(Demoted(ExternalId(_clean(kind[:_SHOWN]), _clean(shown)), violation))
 
-    def arranged(self) -> tuple[list[ExternalId], list[ExternalId]]:
+    def arranged(self, traits: Mapping[str, Any] | None) -> Found:
         """Ids of the person and of the account, the most trusted first, ids of one type as they came."""
-        found = sorted(self.found.items(), key=lambda pair: pair[1].rank) if len(self.found) > 1 else self.found.items()
-        return (
-            [one for one, kind in found if kind.collection == "users"],
-            [one for one, kind in found if kind.collection == "accounts"],
-        )
+        found, types = self.found, self.types
+        if len(found) > 1:
+            found.sort(key=lambda one: types[one[0]].rank)
+        accounts = [one for one in found if types[one[0]].collection == "accounts"]
+        if accounts:
+            found = [one for one in found if types[one[0]].collection == "users"]
+        return Found(found, accounts, self.refused, traits)
 
 
+_REMEMBERED: Final = 50_000  # values, some ten megabytes
 _SHOWN: Final = 100  # characters of a value that is too much
 
 

@@ -139,6 +139,8 @@ class Graph:
         account; `key` is its deduplication key, `traits` what it writes: a group to the account, any other to the person.
         `refused` are identifiers that were none to begin with, for the record."""
         self.seq += 1
+        if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
+            return self._again(event, known, ids, traits, rules)
         cause = _Cause(event, key, min(event.timestamp, event.received_at), rules)
         of_group = event.type == "group"
         account = self._resolve(ACCOUNTS, accounts, traits if of_group else None, cause) if accounts else _NOBODY
@@ -151,22 +153,73 @@ class Graph:
         promoted = [*person.ids, *account.ids] if account.ids else person.ids
         return Outcome(person.profile, person.node, promoted, demoted, account.profile)
 
+    def _all_of_one(self, ids: Sequence[ExternalId]) -> tuple[list[Node], Profile] | None:
+        """Most events say nothing new: their ids are known, and of one profile. No rule can be broken by those."""
+        nodes, profiles = self.nodes, self.profiles
+        found: list[Node] = []
+        owner: Profile | None = None
+        for kind, value in ids:
+            node = nodes.get(f"{kind}:{value}")
+            if node is None or node.profile is None:
+                return None
+            profile = profiles[node.profile]
+            if profile.merged_into is not None:
+                profile = profiles[self.canonical(profile.id)]
+            if owner is None:
+                owner = profile
+            elif owner is not profile:
+                return None
+            found.append(node)
+        return None if owner is None else (found, owner)
+
+    def _again(
+        self,
+        event: Event,
+        known: tuple[list[Node], Profile],
+        ids: Sequence[ExternalId],
+        traits: Mapping[str, Any] | None,
+        rules: Rules,
+    ) -> Outcome:
+        """What `_resolve` comes to for ids that are all of one profile."""
+        nodes, profile = known
+        for node in nodes:
+            if node.profile != profile.id:
+                node.profile = profile.id
+                self.changed_nodes.add(node.key)
+        at = event.timestamp if event.timestamp < event.received_at else event.received_at
+        self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules.version)
+        return Outcome(profile.id, nodes[0].key, ids, ())
+
+    def _fold(
+        self,
+        nodes: Sequence[Node],
+        profile: Profile,
+        event: Event,
+        at: int,
+        traits: Mapping[str, Any] | None,
+        rules: int,
+    ) -> None:
+        """Lets the first node and the profile have an event, and links the nodes."""
+        first = nodes[0]
+        seen(first, at, event.source, event.message_id)
+        seen(profile, at, event.source, event.message_id)
+        if traits:
+            stamp = (at, event.received_at, event.message_id, event.source)
+            write_traits(first.traits, traits, stamp)
+            write_traits(profile.traits, traits, stamp)
+        self.changed_nodes.add(first.key)
+        self.changed_profiles.add(profile.id)
+        for other in nodes[1:]:
+            self._edge(first.key, other.key, event, at, rules)
+
     def _resolve(
         self, collection: Collection, ids: Sequence[ExternalId], traits: Mapping[str, Any] | None, cause: _Cause
     ) -> Outcome:
         """Resolves one event among users or among accounts."""
-        event, at = cause.event, cause.at
-        decision = decide(ids, self._reached, at, cause.rules)
+        decision = decide(ids, self._reached, cause.at, cause.rules)
         profile = self._survivor(decision.profiles, collection, cause)
         nodes = [self._node(one, profile, cause) for one in decision.ids]
-        for state in (nodes[0], profile):
-            seen(state, at, event.source, event.message_id)
-            if traits:
-                write_traits(state.traits, traits, (at, event.received_at, event.message_id, event.source))
-        self.changed_nodes.add(nodes[0].key)
-        self.changed_profiles.add(profile.id)
-        for other in nodes[1:]:
-            self._edge(nodes[0].key, other.key, cause)
+        self._fold(nodes, profile, cause.event, cause.at, traits, cause.rules.version)
         return Outcome(profile.id, nodes[0].key, decision.ids, decision.demoted)
 
     def _reached(self, one: ExternalId) -> Profile | None:
@@ -226,15 +279,13 @@ class Graph:
             self.changed_nodes.add(key)
         return node
 
-    def _edge(self, a: str, b: str, cause: _Cause) -> None:
+    def _edge(self, a: str, b: str, event: Event, at: int, rules: int) -> None:
         pair = (a, b) if a < b else (b, a)
         edge = self.edges.get(pair)
         if edge is None:
-            event, at = cause.event, cause.at
-            version = cause.rules.version
-            self.edges[pair] = Edge(at, at, event.source, event.message_id, event.type, version, self.seq)
+            self.edges[pair] = Edge(at, at, event.source, event.message_id, event.type, rules, self.seq)
         else:
-            _again(edge, cause.at)
+            _once_more(edge, at)
 
     def _violations(self, profile: str, demoted: Sequence[Demoted], cause: _Cause) -> None:
         for one, violation in {(str(refused.id), refused.violation) for refused in demoted}:
@@ -248,12 +299,15 @@ class Graph:
             event, at = cause.event, cause.at
             sightings[key] = Sighting(at, at, event.source, event.message_id, event.type, cause.rules.version)
         else:
-            _again(known, cause.at)
+            _once_more(known, cause.at)
 
 
 _NOBODY = Outcome("", "", (), ())
 
 
-def _again(known: Edge | Sighting, at: int) -> None:
+def _once_more(known: Edge | Sighting, at: int) -> None:
     known.count += 1
-    known.first_at, known.last_at = min(known.first_at, at), max(known.last_at, at)
+    if at < known.first_at:
+        known.first_at = at
+    if at > known.last_at:
+        known.last_at = at

@@ -61,7 +61,7 @@ class IdType:
             return True
         if self.values and value.casefold() in self.values:
             return True
-        return any(pattern.search(value) is not None for pattern in self.patterns)
+        return bool(self.patterns) and any(pattern.search(value) is not None for pattern in self.patterns)
 
 
 class Rules:

@@ -107,7 +107,7 @@ def write_traits(into: Traits, traits: Mapping[str, Any], stamp: Stamp) -> bool:
     at, received_at, message_id, source = stamp
     for name, value in traits.items():
         known = into.get(name)
-        if known is None or stamp_of(known) < stamp:
+        if known is None or known[0] < at or (known[0] == at and stamp_of(known) < stamp):
             into[name] = (at, received_at, message_id, value, source)
             changed = True
     return changed
@@ -116,8 +116,10 @@ def write_traits(into: Traits, traits: Mapping[str, Any], stamp: Stamp) -> bool:
 def seen(state: Profile | Node, at: int, source: str, message_id: str) -> None:
     """Counts one event."""
     state.events += 1
-    state.first_seen = min(state.first_seen, at)
-    _later(state, at, message_id, source)
+    if at < state.first_seen:
+        state.first_seen = at
+    if at >= state.last_seen:
+        _later(state, at, message_id, source)
 
 
 def _later(state: Profile | Node, at: int, message_id: str, source: str) -> None:

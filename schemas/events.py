@@ -204,6 +204,12 @@ def encode_event(event: Event) -> bytes:
     )
 
 
+@lru_cache(maxsize=50_000)
+def _external_id(one: ExternalId) -> bytes:
+    """Most ids come again and again."""
+    return _text(one[0]) + _text(one[1])
+
+
 def encode_resolved(
     profile_id: str,
     origin: Origin,
@@ -213,7 +219,7 @@ def encode_resolved(
 ) -> bytes:
     """The record value of a resolved event. `event_value` is the value read from `events`; its Avro body is carried
     over untouched, since a nested Avro record is its bytes in place."""
-    ids = b"".join((_long(len(external_ids)), *(_text(t) + _text(v) for t, v in external_ids))) if external_ids else b""
+    ids = b"".join((_long(len(external_ids)), *map(_external_id, external_ids))) if external_ids else b""
     return b"".join(
         (
             RESOLVED_HEADER,

@@ -3,7 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -19,20 +19,18 @@ from schemas.events import ExternalId, Origin
 _SEEN = 'SELECT key, partition, "offset", profile FROM events WHERE key {}'
 
 
-@dataclass(frozen=True, slots=True)
-class Emission:
+class Emission(NamedTuple):
     """An accepted event that `resolved` must hold: its profile (empty: none) and the identifiers that were promoted."""
 
     origin: Origin
     profile: str
     ids: Sequence[ExternalId]
-    fallback_key: bytes  # partition key when there is no profile
+    fallback_key: bytes  # partition key when there is no profile, else empty
     value: bytes
     context: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """Where a message was first accepted."""
 
     origin: Origin
@@ -122,35 +120,39 @@ def _resolve(
     counts: _Counts = Counter()
     used: defaultdict[usage.Key, Usage] = defaultdict(Usage)
     now = time.time_ns() // 1000
+    promoted: Sequence[ExternalId]
     for parsed in work.events:
         origin, key, event, found, value, context, correction = parsed
         known = seen.get(key)
         if origin.offset < applied[origin.partition]:
             if known is not None and known.origin == origin:
-                promoted = _promoted(parsed, known.profile, graph)
+                profile, promoted = known.profile, _promoted(parsed, known.profile, graph)
                 value = _corrected(parsed, promoted, graph) if correction else value
-                emissions.append(Emission(origin, known.profile, promoted, event.key, value, context))
-        elif known is not None:
+                emissions.append(Emission(origin, profile, promoted, b"" if profile else event.key, value, context))
+            continue
+        if known is not None:
             counts[event.source, origin.partition, "duplicates"] += 1
-        elif correction:
-            profile = graph.profile_of(found.ids[0]) or ""
-            seen[key] = Seen(origin, profile)
-            rows.append((key, *origin, profile, "", now, event.timestamp))
-            counts[event.source, origin.partition, "accepted"] += 1
-            counts[event.source, origin.partition, "unresolved"] += not profile
+            continue
+        if correction:
+            profile, node, at = graph.profile_of(found.ids[0]) or "", "", event.timestamp
             promoted = _promoted(parsed, profile, graph)
-            emissions.append(Emission(origin, profile, promoted, event.key, _corrected(parsed, promoted, graph)))
+            value = _corrected(parsed, promoted, graph)
+            counts[event.source, origin.partition, "accepted"] += 1
         else:
             outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
-            seen[key] = Seen(origin, outcome.profile)
-            at = min(event.timestamp, event.received_at)
-            rows.append((key, *origin, outcome.profile, outcome.node, now, at))
-            counts[event.source, origin.partition, "accepted"] += 1
-            if not outcome.profile:
-                counts[event.source, origin.partition, "unresolved"] += 1
-            month = used[month_of(event.received_at), event.source, origin.partition]
-            month.add(len(event.body), event.user_id or event.anonymous_id)
-            emissions.append(Emission(origin, outcome.profile, outcome.ids, event.key, value, context))
+            profile, node, promoted = outcome.profile, outcome.node, outcome.ids
+            received_at = event.received_at
+            at = event.timestamp if event.timestamp < received_at else received_at
+            used[month_of(received_at), event.source, origin.partition].add(
+                len(event.body), event.user_id or event.anonymous_id
+            )
+        if not profile:
+            counts[event.source, origin.partition, "unresolved"] += 1
+        seen[key] = Seen(origin, profile)
+        rows.append((key, origin.partition, origin.offset, profile, node, now, at))
+        emissions.append(Emission(origin, profile, promoted, b"" if profile else event.key, value, context))
+    for (_, source, partition), month in used.items():
+        counts[source, partition, "accepted"] += month.events
     return emissions, rows, counts, used
 
 
