@@ -131,14 +131,12 @@ def verify(repair: bool, config: str | None, data: str | None, as_json: bool) ->
         for one in found["differences"]:
             click.echo(f"{one['subject']} {one['says']}" + (" (repaired)" if one["repaired"] else ""))
     left = found["found"] - found["repaired"]
-    more = f", of which {found['repaired']:,} are repaired" if found["repaired"] else ""
-    said = f"{found['rows']:,} rows looked at: " + (
-        f"{found['found']:,} differences{more}" if found["found"] else "everything agrees"
-    )
-    click.echo(said, err=as_json)
+    more = f", {found['repaired']:,} of them repaired" if found["repaired"] else ""
+    said = f"{_differences(found['found'])}{more}" if found["found"] else "everything agrees"
+    click.echo(f"{found['rows']:,} rows looked at: {said}", err=as_json)
     if left:
         remedy = "" if repair else "; `--repair` recombines profiles from their ids"
-        click.echo(f"millrace: {left:,} differences{remedy}", err=True)
+        click.echo(f"millrace: {_differences(left)}{remedy}", err=True)
         raise SystemExit(1)
 
 
