@@ -143,6 +143,10 @@ def verify(repair: bool, config: str | None, data: str | None, as_json: bool) ->
 COMMANDS: Final = (identity,)
 
 
+def _differences(count: int) -> str:
+    return "1 difference" if count == 1 else f"{count:,} differences"
+
+
 def _split(verb: str, asked: dict[str, Any], dry_run: bool, data: str | None, url: str | None, as_json: bool) -> None:
     from millrace.cli.identity_text import split_text
 
