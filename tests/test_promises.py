@@ -24,12 +24,14 @@ from collector.routes import ROUTES
 from destinations.registry import definition
 from pipeline.delivery.engine import run_delivery
 from pipeline.delivery.limits import Destination, Limits
+from pipeline.identity import Rules
 from pipeline.log import Log, Record, open_log
 from pipeline.query.balance import balance as audited
-from pipeline.store import schema
+from pipeline.store import schema, splits
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
+from pipeline.telling import tell
 from pipeline.worker import run_worker
 from schemas.events import Event, decode_event, encode_event
 from schemas.topics import EVENTS
@@ -81,12 +83,12 @@ class Place:
         found = definition(settings.pop("type"))
         return Destination(name=name, definition=found, settings=found.settings(**settings))
 
-    async def settled(self, name: str, count: int) -> dict[str, int]:
-        """The books of a destination once `count` events are delivered, filtered or dead there."""
+    async def settled(self, name: str, count: int, source: str = "web") -> dict[str, int]:
+        """The books of a destination once `count` events of a source are delivered, filtered or dead there."""
 
         async def row() -> dict[str, int] | None:
             books: dict[str, int] = (await balance(self.log, self.database, [name]))["destinations"][name].get(
-                "web", {}
+                source, {}
             )
             done = bool(books) and books["delivered"] + books["filtered"] + books["dead"]
             return books if done == count else None
@@ -218,8 +220,9 @@ async def test_the_books_balance(place):
     }
 
 
-async def test_merges_are_explained(place):
-    """Each edge and each merge names the event that made it."""
+async def test_merges_are_explained_and_reversible(place):
+    """Each edge and each merge names the event that made it. Undone, everybody has what each would have had, destinations are
+    told, and the same evidence does not join them again; lifted, every row is as before."""
     async with place.running(works={"type": "hostile"}):
         await place.accept(event(0, "a1", userId="u1"), event(1, "a2"))
         await place.settled("works", 2)
@@ -236,6 +239,32 @@ async def test_merges_are_explained(place):
         ("anonymous_id:a2", "user_id:u1", "m2"),
     }
     assert [tuple(row) for row in merges] == [("web", "m2", "track")]
+
+    def rows(connection: Any) -> list[Any]:
+        tables = ("profiles", "nodes", "edges", "merges")
+        return [sorted(map(str, connection.execute(text(f"SELECT * FROM {one}")))) for one in tables]
+
+    def people() -> Any:
+        found = place.database.read_sync(lambda c: [find(c, "user_id", "u1"), find(c, "anonymous_id", "a2")])
+        return [(one.id, sorted(str(each) for each, _ in one.external_ids)) for one in found if one is not None]
+
+    before = place.database.read_sync(rows)
+    [merge] = place.database.read_sync(lambda c: c.execute(text("SELECT id FROM merges")).scalars().all())
+    done = place.database.run_sync(lambda c: splits.unmerge(c, merge, Rules()))
+    place.database.run_sync(lambda c: splits.remerge(c, done.split.id, Rules()))
+    assert place.database.read_sync(rows) == before
+    done = place.database.run_sync(lambda c: splits.unmerge(c, merge, Rules()))
+    apart = [
+        (done.split.profile, ["anonymous_id:a1", "user_id:u1"]),
+        (done.split.other, ["anonymous_id:a2"]),
+    ]
+    assert people() == apart
+    assert await tell(place.log, place.database) == 6
+    async with place.running(works={"type": "hostile"}):
+        await place.accept(event(3, "a2", userId="u1"))
+        await place.settled("works", 4)
+        assert (await place.settled("works", 6, "millrace"))["off"] == 0
+    assert people() == apart
 
 
 async def test_convergence(place):
