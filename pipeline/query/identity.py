@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
+import structlog
+
 from pipeline.identity import Rules
 from pipeline.log import Log
 from pipeline.profile import Node, Profile, values
@@ -14,7 +16,7 @@ from pipeline.store.rules import latest
 from pipeline.store.splits import Done
 from pipeline.store.suspects import suspects
 from pipeline.telling import tell
-from schemas.errors import Refused
+from schemas.errors import Refused, Unavailable
 from schemas.events import ExternalId, iso
 from schemas.exact_json import json_loads
 from schemas.identity_api import (
@@ -33,6 +35,8 @@ from schemas.identity_api import (
     Suspects,
     SuspectView,
 )
+
+logger = structlog.get_logger()
 
 SHOWN: Final = 1_000  # ids of one profile in the answer to a split
 
@@ -203,7 +207,10 @@ async def _done(
     run = database.read if dry_run else database.run
     made: Done = await run(lambda connection: work(connection, latest(connection)))
     if not dry_run:
-        await tell(log, database)
+        try:
+            await tell(log, database)
+        except Unavailable as error:
+            logger.warning("destinations are told of a split later", split=made.split.id, error=str(error))
     return _shown(made, done, dry_run)
 
 

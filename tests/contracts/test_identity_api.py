@@ -15,6 +15,8 @@ from pipeline.log import Log, open_log
 from pipeline.query.app import create_api
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
+from pipeline.telling import tell
+from schemas.errors import Unavailable
 from schemas.topics import EVENTS
 from tests.contracts.test_intake import batch, database, event, put  # noqa: F401 - the fixture is used by name
 
@@ -147,6 +149,20 @@ async def test_taking_apart_and_together_over_http(database, tmp_path):  # noqa:
         lifted = (await client.post("/api/identity/remerge", {"split": done["split"]}))[1]
         assert (lifted["after"], lifted["merges_restored"]) == (done["before"], [merge])
         assert await client.told() == 4
+
+
+async def test_a_log_that_does_not_answer_delays_only_what_destinations_are_told(database, tmp_path, monkeypatch):  # noqa: F811
+    merge = second_device(database)
+
+    async def down(*_: Any) -> None:
+        raise Unavailable("the log does not answer")
+
+    async with serving(database, tmp_path) as client:
+        with monkeypatch.context() as outage:
+            outage.setattr(client.log, "append", down)
+            status, done = await client.post("/api/identity/unmerge", {"merge": merge})
+        assert (status, done["merges_undone"], await client.told()) == (200, [merge], 0)
+        assert await tell(client.log, database) == 2
 
 
 async def test_the_profile_api_undoes_a_merge_of_that_profile_only(database, tmp_path):  # noqa: F811
