@@ -279,7 +279,7 @@ def _head(
     created = max(first.added_at or at, whole.created_at + 1)
     key = message_key(f"{first.source}\0{first.key}", f"{first.message_id}\0{at}")
     return Profile(
-        profile_id(key, created),
+        profile_id(key, created, whole.collection),
         created,
         collection=whole.collection,
         seq=first.seq,
@@ -363,12 +363,14 @@ def lift(
 
     When each side is still what the split left, all is put back as it was; else the profiles that hold the sides today
     merge, the earliest surviving. Refused when another split stands between them."""
-    change = Change(restored=_edges(split))
+    change = Change(restored=_edges(split, family))
     for key, node in family.nodes.items():
         kept = [token for token in node.apart if token.partition(":")[0] != split.id]
         if kept != node.apart:
             change.nodes[key] = replace(node, apart=kept)
     roots = sorted((one for one in family.profiles.values() if one.merged_into is None), key=_age)
+    if not roots:
+        return [], Change()  # every id that it held is gone
     _refuse_if_apart(roots, split.id)
     if _intact(split, family):
         _put_back(split, family, change)
@@ -389,10 +391,12 @@ def lift(
     return told, change
 
 
-def _edges(split: Split) -> dict[Pair, Edge]:
+def _edges(split: Split, family: Family) -> dict[Pair, Edge]:
+    """The links that were cut, between ids that are still there."""
     return {
         (a, b): Edge(first_at, last_at, source, message_id, kind, rules, seq, count)
         for a, b, count, first_at, last_at, source, message_id, kind, rules, seq in split.detail["edges"]
+        if a in family.nodes and b in family.nodes
     }
 
 

@@ -13,13 +13,15 @@ from pipeline.identity import Rules
 from pipeline.log import Batch, Record, open_log
 from pipeline.parse import parse
 from pipeline.split import Correction
-from pipeline.store import books, splits
+from pipeline.store import books, schema, splits
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
+from pipeline.store.verify import verify
 from pipeline.telling import keep_telling, tell
 from schemas.errors import Refused
 from schemas.events import ExternalId, decode_event, decode_resolved, encode_resolved, materialize
 from schemas.exact_json import json_dumps, json_loads
+from schemas.identity import IdentityConfig, IdTypeConfig
 from schemas.topics import EVENTS
 from tests.contracts.test_intake import batch, database, event, person, put  # noqa: F401 - the fixture is used by name
 
@@ -80,6 +82,56 @@ def test_the_same_evidence_does_not_glue_them_again(database):  # noqa: F811
     assert person(database, "user_id:u1") == APART[0] | {"events": 3}
     assert person(database, "anonymous_id:a2") == APART[1]
     assert one(database, "SELECT violation FROM violations") == "Identifiers kept apart"
+
+
+def test_an_undone_merge_restores_the_row_of_the_absorbed_profile_byte_for_byte(database):  # noqa: F811
+    def row(profile: str) -> tuple[Any, ...]:
+        names = ", ".join(one.name for one in schema.profiles.columns if one.name != "apart")
+        return tuple(
+            database.read_sync(lambda c: c.execute(text(f"SELECT {names} FROM profiles WHERE id = '{profile}'")).one())
+        )
+
+    traits = {"b": 1, "a": {"z": 1, "y": [2]}, "c": None}
+    put(
+        database,
+        batch(
+            event("m1", user="u1"),
+            event("m2", anonymous="a2", traits={"zip": "1"}),
+            event("m3", anonymous="a2", traits=traits),
+        ),
+    )
+    absorbed = one(database, "SELECT profile FROM nodes WHERE key = 'anonymous_id:a2'")
+    before = row(absorbed)
+    put(database, batch(event("m4", user="u1", anonymous="a2"), first=3))
+    assert row(absorbed) != before
+    run(database, splits.unmerge, one(database, "SELECT id FROM merges"))
+    assert row(absorbed) == before
+
+
+def test_limits_with_a_window_count_on_after_a_split(database):  # noqa: F811
+    rules = Rules(IdentityConfig(types={"anonymous_id": IdTypeConfig(limit=2, window="weekly")}))
+    work = parse(
+        [
+            batch(
+                event("m1", user="u1", anonymous="a1"),
+                event("m2", anonymous="a2"),
+                event("m3", user="u1", anonymous="a2"),
+            )
+        ],
+        rules=rules,
+    )
+    database.run_sync(lambda c: apply(c, work, {}, rules))
+    merge = one(database, "SELECT id FROM merges")
+    before = rows(database)
+    done = database.run_sync(lambda c: splits.unmerge(c, merge, rules))
+    added = {
+        name: one(database, f"SELECT added FROM profiles WHERE id = '{name}'")
+        for name in (done.split.profile, done.split.other)
+    }
+    assert added == dict.fromkeys(added, '{"anonymous_id":[100000000]}')
+    assert [found for piece in verify(database, rules) for found in piece.differences] == []
+    database.run_sync(lambda c: splits.remerge(c, done.split.id, rules))
+    assert rows(database) == before
 
 
 def test_lifting_restores_every_row(database):  # noqa: F811

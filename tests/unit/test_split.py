@@ -168,6 +168,30 @@ def test_a_profile_without_an_id_left_cannot_come_out():
         world.unmerge(merge)
 
 
+@pytest.mark.parametrize("gone", [["a2"], ["u1", "a2"]])
+def test_a_split_whose_ids_are_gone_is_lifted_all_the_same(gone: list[str]):
+    world = played("u1+a1; a2+e2; u1+a2")
+    split = world.unmerge(merge_of(world, "a2"))
+    for one in gone:
+        world.graph.nodes.pop(key(one))
+    world.graph.edges = {
+        pair: one for pair, one in world.graph.edges.items() if not {key(one) for one in gone} & set(pair)
+    }
+    world.remerge(split.id)
+    assert not any(one.apart for one in world.graph.nodes.values())
+    assert set(world.graph.nodes) >= {end for pair in world.graph.edges for end in pair}
+
+
+def test_an_account_taken_apart_gives_an_account_and_tells_nobody():
+    world = played("u1+a1")
+    for one in world.graph.profiles.values():
+        one.collection = "accounts"
+    split = world.cut(key("u1"), key("a1"))
+    assert split.other.startswith("acc_")
+    assert world.graph.profiles[split.other].collection == "accounts"
+    assert split.pending == []
+
+
 def test_corrections_name_both_profiles_and_what_each_has_lost():
     world = World()
     world.event(ids("u1+a1"), {"plan": "pro"})
