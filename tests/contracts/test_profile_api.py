@@ -11,6 +11,7 @@ from pipeline.query.profile_api import events, look_up
 from pipeline.query.profile_api.tokens import Quota, Rates
 from pipeline.store import reads
 from pipeline.store.database import Database
+from pipeline.store.migrate import migrate
 from schemas import api as shapes
 from tests.contracts.profile_world import ACCOUNTS, BASE, World, happened, identified, settled, world
 from tests.contracts.test_intake import database  # noqa: F401 - the fixture is used by name
@@ -20,6 +21,18 @@ from tests.contracts.test_intake import database  # noqa: F401 - the fixture is 
 async def people(database: Database, tmp_path: Path) -> AsyncIterator[World]:  # noqa: F811
     async with world(tmp_path, database) as made:
         yield made
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[World]:
+    """For what the database has no part in: SQLite is enough."""
+    opened = Database(f"sqlite:///{tmp_path}/millrace.sqlite", threads=2)
+    migrate(opened)
+    try:
+        async with world(tmp_path, opened) as made:
+            yield made
+    finally:
+        opened.close()
 
 
 async def every(people: World, path: str, **query: Any) -> list[Any]:
@@ -118,10 +131,10 @@ WRONG = [
 ]
 
 
-async def test_what_is_wrong_has_a_code_and_never_a_500(people):
-    await people.happen(happened("m1", user="u1"))
+async def test_what_is_wrong_has_a_code_and_never_a_500(here):
+    await here.happen(happened("m1", user="u1"))
     for method, path, status, code in WRONG:
-        reply = await people.get(path, method=method)
+        reply = await here.get(path, method=method)
         assert (path, reply.status, reply.body["error"]["code"]) == (path, status, code)
         assert set(reply.body) == {"error"}
         assert set(reply.body["error"]) == {"code", "message"}
@@ -129,10 +142,10 @@ async def test_what_is_wrong_has_a_code_and_never_a_500(people):
         assert not any(name.startswith("access-control") for name in reply.headers)
 
 
-async def test_unknown_parameters_and_empty_filters_change_nothing(people):
-    await people.happen(identified("m1", user="u1", plan="pro"))
-    plain = await people.get(f"{BASE}/user_id:u1/traits")
-    assert (await people.get(f"{BASE}/user_id:u1/traits", include="", colour="red", class_="")).body == plain.body
+async def test_unknown_parameters_and_empty_filters_change_nothing(here):
+    await here.happen(identified("m1", user="u1", plan="pro"))
+    plain = await here.get(f"{BASE}/user_id:u1/traits")
+    assert (await here.get(f"{BASE}/user_id:u1/traits", include="", colour="red", class_="")).body == plain.body
 
 
 # ── Traits ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,32 +174,32 @@ async def test_traits_tell_where_they_come_from(people):
     assert await names(class_="audience") == await names(class_="computed_trait", include="plan") == []
 
 
-async def test_paging_gives_each_trait_once_in_order_while_traits_are_written(people):
+async def test_paging_gives_each_trait_once_in_order_while_traits_are_written(here):
     names = [f"trait {n:04d}" for n in range(1_005)]
     for start in range(0, 1_005, 201):
         traits = dict.fromkeys(names[start : start + 201], 1)
-        await people.happen(happened(f"m{start}", user="u1", kind="identify", traits=traits))
+        await here.happen(happened(f"m{start}", user="u1", kind="identify", traits=traits))
     seen: list[str] = []
     following = None
     while following != "":
-        page = (await people.get(f"{BASE}/user_id:u1/traits", limit=200, next_=following)).body
+        page = (await here.get(f"{BASE}/user_id:u1/traits", limit=200, next_=following)).body
         seen += page["traits"]
         following = page["cursor"]["next"]
         late = {f"a{len(seen)}": 1, f"z{len(seen)}": 1}
-        await people.happen(happened(f"late {len(seen)}", user="u1", at=9, kind="identify", traits=late))
+        await here.happen(happened(f"late {len(seen)}", user="u1", at=9, kind="identify", traits=late))
     assert [one for one in seen if one in set(names)] == names
     assert seen == sorted(set(seen))
 
 
-async def test_a_cursor_belongs_to_its_list_and_outlives_a_merge(people):
-    await people.happen(identified("m1", user="u1", a=1, b=2), identified("m2", anonymous="a2", at=1, c=3, d=4))
-    cursor = (await people.get(f"{BASE}/anonymous_id:a2/traits", limit=1)).body["cursor"]["next"]
+async def test_a_cursor_belongs_to_its_list_and_outlives_a_merge(here):
+    await here.happen(identified("m1", user="u1", a=1, b=2), identified("m2", anonymous="a2", at=1, c=3, d=4))
+    cursor = (await here.get(f"{BASE}/anonymous_id:a2/traits", limit=1)).body["cursor"]["next"]
 
     for path in (f"{BASE}/user_id:u1/traits", f"{BASE}/anonymous_id:a2/external_ids"):
-        reply = await people.get(path, next_=cursor)
+        reply = await here.get(path, next_=cursor)
         assert (reply.status, reply.body["error"]["code"]) == (400, "invalid_request_error")
-    await people.happen(happened("m3", user="u1", anonymous="a2", at=2))
-    assert (await people.get(f"{BASE}/user_id:u1/traits", next_=cursor)).body["traits"] == {"d": 4}
+    await here.happen(happened("m3", user="u1", anonymous="a2", at=2))
+    assert (await here.get(f"{BASE}/user_id:u1/traits", next_=cursor)).body["traits"] == {"d": 4}
 
 
 # ── External ids, metadata, merges ────────────────────────────────────────────────────────────────────────────────
@@ -244,14 +257,14 @@ async def test_the_life_of_a_merged_profile_is_that_of_all_its_parts(people):
 # ── Events ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_events_come_in_the_references_shape(people):
-    await people.happen(
+async def test_events_come_in_the_references_shape(here):
+    await here.happen(
         happened(
             "m1", user="u1", anonymous="a1", event="Seat Booked", properties={"seat": "12C"}, context={"locale": "fi"}
         ),
         happened("m2", user="u1", at=1, kind="page", name="Home", properties={"url": "/"}),
     )
-    reply = await people.get(f"{BASE}/user_id:u1/events")
+    reply = await here.get(f"{BASE}/user_id:u1/events")
     profile = reply.body["cursor"]["url"].split("/")[-2]
     user = {"collection": "users", "type": "user_id", "id": "u1", "encoding": "none"}
     shared = {"source_id": "web", "related": {"users": profile}}
@@ -329,27 +342,27 @@ async def test_events_of_one_instant_are_each_told_once(people):
     assert sorted(seen) == [f"m{n}" for n in range(7)]
 
 
-async def test_a_rare_event_is_found_over_several_short_pages(people, monkeypatch):
+async def test_a_rare_event_is_found_over_several_short_pages(here, monkeypatch):
     monkeypatch.setattr(events, "SEARCHED", 40)
-    await people.happen(happened("rare", user="u1", at=-1, event="Rare"))
-    await people.happen(*[happened(f"m{n}", user="u1", at=n, event="Common") for n in range(100)])
-    first = (await people.get(f"{BASE}/user_id:u1/events", include="Rare")).body
+    await here.happen(happened("rare", user="u1", at=-1, event="Rare"))
+    await here.happen(*[happened(f"m{n}", user="u1", at=n, event="Common") for n in range(100)])
+    first = (await here.get(f"{BASE}/user_id:u1/events", include="Rare")).body
     assert (first["data"], first["cursor"]["has_more"]) == ([], True)
-    assert [one["message_id"] for one in await every(people, f"{BASE}/user_id:u1/events", include="Rare")] == ["rare"]
+    assert [one["message_id"] for one in await every(here, f"{BASE}/user_id:u1/events", include="Rare")] == ["rare"]
 
 
-async def test_what_retention_has_removed_is_left_out_and_said(people, monkeypatch):
-    await people.happen(*[happened(f"m{n}", user="u1", at=n) for n in range(4)])
-    whole = people.log.bounds
+async def test_what_retention_has_removed_is_left_out_and_said(here, monkeypatch):
+    await here.happen(*[happened(f"m{n}", user="u1", at=n) for n in range(4)])
+    whole = here.log.bounds
 
     async def cut(topic: str) -> Any:
         return {partition: (2, end) if end else (0, 0) for partition, (_, end) in (await whole(topic)).items()}
 
-    monkeypatch.setattr(people.log, "bounds", cut)
-    reply = await people.get(f"{BASE}/user_id:u1/events", start="2026-01-01")
+    monkeypatch.setattr(here.log, "bounds", cut)
+    reply = await here.get(f"{BASE}/user_id:u1/events", start="2026-01-01")
     assert [one["message_id"] for one in reply.body["data"]] == ["m3", "m2"]
     assert reply.body["cursor"]["clamped"] is True
-    assert (await people.get(f"{BASE}/user_id:u1/events", start="2027-01-01")).body["cursor"]["clamped"] is False
+    assert (await here.get(f"{BASE}/user_id:u1/events", start="2027-01-01")).body["cursor"]["clamped"] is False
 
 
 # ── Accounts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -403,14 +416,14 @@ async def test_a_look_up_waits_for_an_event_that_was_just_accepted(people):
     assert (await waiting).body["traits"] == (await other).body["traits"] == {"plan": "pro"}
 
 
-async def test_waiting_ends_when_the_event_was_never_there_or_takes_too_long(people, monkeypatch):
-    await people.happen(identified("m1", user="u1", plan="free"))
-    reply = await people.get(f"{BASE}/user_id:u1/traits", after="never sent")
+async def test_waiting_ends_when_the_event_was_never_there_or_takes_too_long(here, monkeypatch):
+    await here.happen(identified("m1", user="u1", plan="free"))
+    reply = await here.get(f"{BASE}/user_id:u1/traits", after="never sent")
     assert (reply.status, reply.body["error"]["code"]) == (400, "validation_error")
 
-    await people.arrive(identified("m2", user="u1", at=1))
-    monkeypatch.setattr(people.api._applied.wait.__func__, "__defaults__", (0.05,))
-    reply = await people.get(f"{BASE}/user_id:u1/traits", after="m2")
+    await here.arrive(identified("m2", user="u1", at=1))
+    monkeypatch.setattr(here.api._applied.wait.__func__, "__defaults__", (0.05,))
+    reply = await here.get(f"{BASE}/user_id:u1/traits", after="m2")
     assert (reply.status, reply.body["error"]["code"], reply.headers["retry-after"]) == (504, "not_applied", "1")
 
 
@@ -442,18 +455,18 @@ async def test_a_token_is_shown_once_and_ends_when_it_is_revoked(people):
     assert (await people.get("/api/tokens/tok_none", method="DELETE")).status == 404
 
 
-async def test_a_token_does_what_its_scopes_say(people):
-    await people.happen(identified("m1", user="u1", plan="pro"))
-    reader, searcher = await token(people), await token(people, scopes=["profiles:search"])
+async def test_a_token_does_what_its_scopes_say(here):
+    await here.happen(identified("m1", user="u1", plan="pro"))
+    reader, searcher = await token(here), await token(here, scopes=["profiles:search"])
     where = {"where": {"trait": "plan", "op": "exists"}}
 
     async def statuses(secret: str) -> list[int]:
         return [
-            (await people.get(f"{BASE}/user_id:u1/traits", token=secret)).status,
-            (await people.post(f"{BASE}/lookup", {"id": "user_id:u1"}, token=secret)).status,
-            (await people.post(f"{BASE}/batch", {"ids": ["user_id:u1"]}, token=secret)).status,
-            (await people.get(BASE, token=secret)).status,
-            (await people.post(f"{BASE}/search", where, token=secret)).status,
+            (await here.get(f"{BASE}/user_id:u1/traits", token=secret)).status,
+            (await here.post(f"{BASE}/lookup", {"id": "user_id:u1"}, token=secret)).status,
+            (await here.post(f"{BASE}/batch", {"ids": ["user_id:u1"]}, token=secret)).status,
+            (await here.get(BASE, token=secret)).status,
+            (await here.post(f"{BASE}/search", where, token=secret)).status,
         ]
 
     assert await statuses(reader) == [200, 200, 200, 403, 403]
@@ -464,53 +477,53 @@ async def test_a_token_does_what_its_scopes_say(people):
         {"name": "x", "requests_per_second": 0},
         {"nam": "x"},
     ):
-        assert (await people.post("/api/tokens", wrong)).status == 400
+        assert (await here.post("/api/tokens", wrong)).status == 400
 
 
-async def test_a_token_never_shows_a_trait_that_it_may_not_read(people):
+async def test_a_token_never_shows_a_trait_that_it_may_not_read(here):
     both: dict[str, Any] = {"name": "secret", "note": "secret too"}
-    await people.happen(identified("m1", user="u1", a=1, b=2, **both))
-    await people.happen(happened("m2", user="u1", at=1, event="E", context={"traits": both, "locale": "fi"}))
+    await here.happen(identified("m1", user="u1", a=1, b=2, **both))
+    await here.happen(happened("m2", user="u1", at=1, event="E", context={"traits": both, "locale": "fi"}))
     scopes = ["profiles:read", "profiles:search"]
-    secret = await token(people, traits=["a", "b"], scopes=scopes)
-    profile = (await people.get(f"{BASE}/user_id:u1/metadata")).body
+    secret = await token(here, traits=["a", "b"], scopes=scopes)
+    profile = (await here.get(f"{BASE}/user_id:u1/metadata")).body
 
     told = [
-        await people.get(f"{BASE}/user_id:u1/traits", token=secret),
-        await people.get(f"{BASE}/user_id:u1/traits", token=secret, verbose="true", limit=1),
-        await people.get(f"{BASE}/user_id:u1/traits", token=secret, include="name,note"),
-        await people.get(f"{BASE}/user_id:u1/events", token=secret, type="all"),
-        await people.post(f"{BASE}/batch", {"ids": ["user_id:u1"], "fields": ["traits", "traits.name"]}, token=secret),
-        await people.get(BASE, token=secret, fields="traits"),
-        await people.post(
+        await here.get(f"{BASE}/user_id:u1/traits", token=secret),
+        await here.get(f"{BASE}/user_id:u1/traits", token=secret, verbose="true", limit=1),
+        await here.get(f"{BASE}/user_id:u1/traits", token=secret, include="name,note"),
+        await here.get(f"{BASE}/user_id:u1/events", token=secret, type="all"),
+        await here.post(f"{BASE}/batch", {"ids": ["user_id:u1"], "fields": ["traits", "traits.name"]}, token=secret),
+        await here.get(BASE, token=secret, fields="traits"),
+        await here.post(
             f"{BASE}/search", {"where": {"trait": "a", "op": "exists"}, "fields": ["traits"]}, token=secret
         ),
     ]
     assert [one.status for one in told] == [200] * 7
     assert told[0].body["traits"] == {"a": 1, "b": 2}
     assert "secret" not in str([one.body for one in told])
-    hidden = await people.post(f"{BASE}/search", {"where": {"trait": "name", "op": "exists"}}, token=secret)
+    hidden = await here.post(f"{BASE}/search", {"where": {"trait": "name", "op": "exists"}}, token=secret)
     assert (hidden.status, hidden.body["error"]["code"]) == (403, "forbidden")
     assert profile
 
 
-async def test_requests_over_the_rate_are_put_off_and_others_are_not(people):
-    await people.happen(happened("m1", user="u1"))
+async def test_requests_over_the_rate_are_put_off_and_others_are_not(here):
+    await here.happen(happened("m1", user="u1"))
     now = 100.0
-    people.api._rates = Rates(lambda: now)
-    secret, other = await token(people, requests_per_second=100), await token(people)
-    replies = [await people.get(f"{BASE}/user_id:u1/metadata", token=secret) for _ in range(101)]
+    here.api._rates = Rates(lambda: now)
+    secret, other = await token(here, requests_per_second=100), await token(here)
+    replies = [await here.get(f"{BASE}/user_id:u1/metadata", token=secret) for _ in range(101)]
 
     assert [one.status for one in replies] == [200] * 100 + [429]
     assert replies[-1].body["error"]["code"] == "rate_limit_error"
     limits = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after")
     assert [replies[-1].headers.get(name) for name in limits] == ["100", "0", "1", "1"]
     assert [replies[0].headers.get(name) for name in limits] == ["100", "99", "1", None]
-    assert (await people.get(f"{BASE}/user_id:u1/metadata", token=other)).status == 200
-    strangers = [(await people.get(f"{BASE}/user_id:u1/metadata", token="guess")).status for _ in range(201)]
+    assert (await here.get(f"{BASE}/user_id:u1/metadata", token=other)).status == 200
+    strangers = [(await here.get(f"{BASE}/user_id:u1/metadata", token="guess")).status for _ in range(201)]
     assert strangers == [401] * 200 + [429]
     now = 101.0
-    assert (await people.get(f"{BASE}/user_id:u1/metadata", token=secret)).status == 200
+    assert (await here.get(f"{BASE}/user_id:u1/metadata", token=secret)).status == 200
     assert len({one.headers["request-id"] for one in replies}) == 101
 
 
@@ -542,11 +555,11 @@ async def test_every_read_of_a_profile_is_on_record(people):
     }
 
 
-async def test_reads_wait_for_the_record_and_stop_when_too_many_do(people, monkeypatch):
+async def test_reads_wait_for_the_record_and_stop_when_too_many_do(here, monkeypatch):
     from pipeline.query.profile_api import audit
     from schemas.errors import Unavailable
 
-    await people.happen(happened("m1", user="u1"), happened("m2", user="u2"))
+    await here.happen(happened("m1", user="u1"), happened("m2", user="u2"))
     record = reads.record
 
     def fails(*_: Any) -> None:
@@ -554,14 +567,14 @@ async def test_reads_wait_for_the_record_and_stop_when_too_many_do(people, monke
 
     monkeypatch.setattr(reads, "record", fails)
     monkeypatch.setattr(audit, "MOST", 1)
-    assert (await people.get(f"{BASE}/user_id:u1/traits")).status == 200
+    assert (await here.get(f"{BASE}/user_id:u1/traits")).status == 200
     with pytest.raises(Unavailable):
-        await people.api.audit.flush()
-    refused = await people.get(f"{BASE}/user_id:u2/traits")
+        await here.api.audit.flush()
+    refused = await here.get(f"{BASE}/user_id:u2/traits")
     assert (refused.status, refused.headers["retry-after"]) == (503, "5")
     monkeypatch.setattr(reads, "record", record)
-    await people.api.audit.flush()
-    assert (await people.get(f"{BASE}/user_id:u2/traits")).status == 200
+    await here.api.audit.flush()
+    assert (await here.get(f"{BASE}/user_id:u2/traits")).status == 200
 
 
 # ── Trouble ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.query.profile_api import export, many
 from pipeline.store.database import Database
+from pipeline.store.migrate import migrate
 from schemas import api as shapes
 from tests.contracts.profile_world import ACCOUNTS, BASE, World, happened, identified, world
 from tests.contracts.test_intake import database  # noqa: F401 - the fixture is used by name
@@ -19,6 +20,18 @@ from tests.contracts.test_intake import database  # noqa: F401 - the fixture is 
 async def people(database: Database, tmp_path: Path) -> AsyncIterator[World]:  # noqa: F811
     async with world(tmp_path, database) as made:
         yield made
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[World]:
+    """For what the database has no part in: SQLite is enough."""
+    opened = Database(f"sqlite:///{tmp_path}/millrace.sqlite", threads=2)
+    migrate(opened)
+    try:
+        async with world(tmp_path, opened) as made:
+            yield made
+    finally:
+        opened.close()
 
 
 async def names(people: World, where: Any, base: str = BASE, **body: Any) -> list[str]:
@@ -92,24 +105,24 @@ SENSELESS: list[Any] = [
 ]
 
 
-async def test_a_condition_that_makes_no_sense_is_explained(people):
+async def test_a_condition_that_makes_no_sense_is_explained(here):
     for where in SENSELESS:
-        reply = await people.post(f"{BASE}/search", {"where": where})
+        reply = await here.post(f"{BASE}/search", {"where": where})
         assert (where, reply.status, reply.body["error"]["code"]) == (where, 400, "validation_error")
         assert reply.body["error"]["message"].startswith("where")
 
 
-async def test_a_search_tells_what_is_asked_for_and_no_more(people):
-    await people.happen(*SHOP)
+async def test_a_search_tells_what_is_asked_for_and_no_more(here):
+    await here.happen(*SHOP)
     where = {"trait": "plan", "op": "equals", "value": "free"}
-    reply = await people.post(f"{BASE}/search", {"where": where, "fields": ["traits.orders", "metadata"]})
+    reply = await here.post(f"{BASE}/search", {"where": where, "fields": ["traits.orders", "metadata"]})
     [one] = reply.body["data"]
     assert (set(one), one["traits"], one["metadata"]["events"]) == ({"id", "traits", "metadata"}, {"orders": 12}, 1)
     shapes.ProfilesPage.model_validate(reply.body)
     wrong: list[dict[str, Any]] = [{"fields": one} for one in (["wish"], "traits", [1], ["traits.x"] * 301)]
     wrong += [{"limit": one} for one in (0, 1_001, "many")]
     for body in wrong:
-        assert (await people.post(f"{BASE}/search", {"where": where, **body})).status == 400
+        assert (await here.post(f"{BASE}/search", {"where": where, **body})).status == 400
 
 
 async def test_a_person_with_several_matching_ids_is_found_once(people):
@@ -136,15 +149,15 @@ async def test_a_search_over_many_pages_sees_those_who_were_there_when_it_began(
     assert (other.status, other.body["error"]["code"]) == (400, "invalid_request_error")
 
 
-async def test_a_search_that_takes_long_answers_with_what_it_has(people, monkeypatch):
+async def test_a_search_that_takes_long_answers_with_what_it_has(here, monkeypatch):
     monkeypatch.setattr(many, "CHUNK", 2)
     monkeypatch.setattr(many, "SECONDS", 0.0)
-    await people.happen(*[identified(f"m{n}", user=f"u{n}", at=n, plan="pro" if n == 5 else "free") for n in range(6)])
+    await here.happen(*[identified(f"m{n}", user=f"u{n}", at=n, plan="pro" if n == 5 else "free") for n in range(6)])
     where = {"trait": "plan", "op": "equals", "value": "pro"}
-    first = (await people.post(f"{BASE}/search", {"where": where})).body
+    first = (await here.post(f"{BASE}/search", {"where": where})).body
     assert first["cursor"]["has_more"]
     monkeypatch.setattr(many, "SECONDS", 1.0)
-    assert await names(people, where) == ["u5"]
+    assert await names(here, where) == ["u5"]
 
 
 async def test_accounts_are_searched_by_themselves(people):
@@ -210,19 +223,19 @@ async def test_each_look_up_of_a_batch_has_its_own_status(people):
         assert (await people.post(f"{BASE}/batch", body)).body["error"]["code"] == "validation_error"
 
 
-async def test_a_look_up_may_keep_its_id_out_of_the_address(people):
-    await people.happen(*SHOP)
+async def test_a_look_up_may_keep_its_id_out_of_the_address(here):
+    await here.happen(*SHOP)
     query = {"verbose": "true", "limit": 2, "include": "plan,orders,vip"}
-    there = await people.get(f"{BASE}/email:mia@shop.test/traits", **query)
+    there = await here.get(f"{BASE}/email:mia@shop.test/traits", **query)
     body = {"id": "email:mia@shop.test", "verbose": True, "limit": 2, "include": ["plan", "orders", "vip"]}
-    assert (await people.post(f"{BASE}/lookup", body)).body == there.body
-    metadata = await people.post(f"{BASE}/lookup", {"id": "user_id:u1", "resource": "metadata", "after": "m1"})
-    assert metadata.body == (await people.get(f"{BASE}/user_id:u1/metadata")).body
+    assert (await here.post(f"{BASE}/lookup", body)).body == there.body
+    metadata = await here.post(f"{BASE}/lookup", {"id": "user_id:u1", "resource": "metadata", "after": "m1"})
+    assert metadata.body == (await here.get(f"{BASE}/user_id:u1/metadata")).body
     refused: list[Any] = [{}, {"id": 7}, {"id": "user_id:u1", "resource": "wish"}, b"[", b"[]", b"\xff"]
     for wrong in refused:
-        reply = await people.post(f"{BASE}/lookup", wrong)
+        reply = await here.post(f"{BASE}/lookup", wrong)
         assert (reply.status, reply.body["error"]["code"]) == (400, "invalid_request_error")
-    large = await people.post(f"{BASE}/lookup", b" " * (1 << 20) + b"{}")
+    large = await here.post(f"{BASE}/lookup", b" " * (1 << 20) + b"{}")
     assert (large.status, large.body["error"]["code"]) == (413, "invalid_request_error")
 
 
@@ -264,10 +277,10 @@ async def test_who_merges_while_an_export_runs_is_told_again_at_its_end(people):
     assert sum(again["id"] == one for one in whole) == 1
 
 
-async def test_look_ups_do_not_wait_for_searches(people, monkeypatch):
-    await people.happen(*SHOP)
-    monkeypatch.setattr(people.api._searches, "_turns", asyncio.Semaphore(0))
-    searching = asyncio.create_task(people.post(f"{BASE}/search", {"where": {"trait": "plan", "op": "exists"}}))
-    assert (await people.get(f"{BASE}/user_id:u1/traits")).status == 200
+async def test_look_ups_do_not_wait_for_searches(here, monkeypatch):
+    await here.happen(*SHOP)
+    monkeypatch.setattr(here.api._searches, "_turns", asyncio.Semaphore(0))
+    searching = asyncio.create_task(here.post(f"{BASE}/search", {"where": {"trait": "plan", "op": "exists"}}))
+    assert (await here.get(f"{BASE}/user_id:u1/traits")).status == 200
     assert not searching.done()
     searching.cancel()
