@@ -1,8 +1,9 @@
 """How a role's loop runs: until it is asked to stop, and steadily through outages of what it depends on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import structlog
 
@@ -52,3 +53,35 @@ async def steadily(action: Callable[[], Awaitable[T]], stop: asyncio.Event, doin
             if failures:
                 log.info("going on", doing=doing, failures=failures)
             return result
+
+
+@asynccontextmanager
+async def one_behind() -> AsyncIterator[Callable[[Callable[[], Coroutine[Any, Any, None]]], Awaitable[None]]]:
+    """Lets a piece of work go on beside what follows it: the next one begins when it has ended, and so ends the block. Its
+    error ends the block at once, and is raised as it is."""
+    last: asyncio.Task[None] | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+
+            async def begin(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+                nonlocal last
+                if last is not None:
+                    await last
+                last = group.create_task(work())
+
+            yield begin
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def ahead(iterator: AsyncIterator[T]) -> AsyncIterator[T]:
+    """What `iterator` yields, each fetched while the one before it is worked on."""
+    following = asyncio.ensure_future(anext(iterator, None))
+    try:
+        while (one := await following) is not None:
+            following = asyncio.ensure_future(anext(iterator, None))
+            yield one
+    finally:
+        if not following.done():
+            following.cancel()
+            await asyncio.wait((following,))

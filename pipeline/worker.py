@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -11,7 +11,7 @@ from pipeline.enrich import Enrichment
 from pipeline.identity import Rules
 from pipeline.log import Batch, Log, Record
 from pipeline.parse import Work, parse
-from pipeline.running import steadily, until
+from pipeline.running import ahead, one_behind, steadily, until
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply, positions
 from pipeline.store.rules import in_force
@@ -38,7 +38,9 @@ async def run_worker(
     the configuration of which a new version begins when it is not the latest.
 
     Order of promises: the transaction, then `resolved`, then the commit. Whatever dies in between, the next member
-    begins where emission was last known to be complete and emits again what may be missing."""
+    begins where emission was last known to be complete and emits again what may be missing. One poll is emitted while the
+    next is read and applied. Where the database is a server of its own, one more is read meanwhile; SQLite runs on our
+    processor, and each of its rows would wait for its turn."""
     config = identity or IdentityConfig()
     enrichment = enrichment or Enrichment()
     emitted: dict[int, int] = {}
@@ -55,18 +57,32 @@ async def run_worker(
                 stop,
                 "reading the identity rules",
             )
-            async for batches in until(stop, aiter(subscription)):
-                work = await asyncio.to_thread(_parsed, batches, enrichment, rules)
+            polls = _polls(until(stop, aiter(subscription)), enrichment, rules)
+            async with one_behind() as begin:
+                async for batches, work in ahead(polls) if database.postgres else polls:
 
-                async def applied() -> list[Emission]:
-                    return await database.run(lambda connection: apply(connection, work, emitted, rules))  # noqa: B023 - awaited within the turn
+                    async def applied(work: Work = work) -> list[Emission]:
+                        return await database.run(lambda connection: apply(connection, work, emitted, rules))
 
-                emissions = await steadily(applied, stop, "applying events")
-                records = _records(emissions)
-                await steadily(lambda: events.append(RESOLVED, records), stop, "emitting resolved events")  # noqa: B023
-                emitted.update(work.ends)
-                with suppress(PartitionLost):
-                    await subscription.commit(batches)
+                    emissions = await steadily(applied, stop, "applying events")
+
+                    async def emit(
+                        batches: Sequence[Batch] = batches, work: Work = work, emissions: list[Emission] = emissions
+                    ) -> None:
+                        records = _records(emissions)
+                        await steadily(lambda: events.append(RESOLVED, records), stop, "emitting resolved events")
+                        emitted.update(work.ends)
+                        with suppress(PartitionLost):
+                            await subscription.commit(batches)
+
+                    await begin(emit)
+
+
+async def _polls(
+    polls: AsyncIterator[Sequence[Batch]], enrichment: Enrichment, rules: Rules
+) -> AsyncIterator[tuple[Sequence[Batch], Work]]:
+    async for batches in polls:
+        yield batches, await asyncio.to_thread(_parsed, batches, enrichment, rules)
 
 
 def _parsed(batches: Sequence[Batch], enrichment: Enrichment, rules: Rules) -> Work:
