@@ -52,6 +52,10 @@ def busy(database: Database, seed: int, first: int = 0) -> None:  # noqa: F811
         disturb(database, chance)
 
 
+OVERTAKEN = {"kept_apart", "not_together", "nothing_to_split", "already_undone", "already_lifted"}
+"""What may be said when somebody else was faster, or another split stands in between."""
+
+
 def disturb(database: Database, chance: random.Random) -> None:  # noqa: F811
     """Undoes or lifts something."""
 
@@ -75,7 +79,7 @@ def disturb(database: Database, chance: random.Random) -> None:  # noqa: F811
     try:
         database.run_sync(act)
     except Refused as refused:
-        if refused.code not in {"kept_apart", "not_together", "nothing_to_split"}:
+        if refused.code not in OVERTAKEN:
             raise
 
 
