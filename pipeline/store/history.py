@@ -56,15 +56,19 @@ def places(
 def _statement(postgres: bool, newest_first: bool) -> str:
     """Each node gives at most `most` events from its own stretch of the index; the best of them are the answer."""
     order = "DESC" if newest_first else "ASC"
-    given = "unnest(CAST(:nodes AS text[])) AS given(value)" if postgres else "json_each(:nodes) AS given"
+    stretch = f"""
+          FROM events AS own
+          WHERE own.node = given.value AND own.at >= :after_at AND own.at <= :before_at
+            AND (own.at, own.key) > (:after_at, :after_key) AND (own.at, own.key) < (:before_at, :before_key)
+          ORDER BY own.at {order}, own.key {order} LIMIT :most
+    """
+    if postgres:
+        found = f"""unnest(CAST(:nodes AS text[])) AS given(value)
+          CROSS JOIN LATERAL (SELECT own.at, own.key, own.partition, own."offset" {stretch}) AS found"""
+    else:  # which has no LATERAL, but looks a list of keys up one by one
+        found = f"""json_each(:nodes) AS given CROSS JOIN events AS found
+          WHERE found.key IN (SELECT own.key {stretch})"""
     return f"""
-        SELECT found.at, found.key, found.partition, found."offset"
-        FROM {given} CROSS JOIN events AS found
-        WHERE found.key IN (
-          SELECT key FROM events
-          WHERE node = given.value AND at >= :after_at AND at <= :before_at
-            AND (at, key) > (:after_at, :after_key) AND (at, key) < (:before_at, :before_key)
-          ORDER BY at {order}, key {order} LIMIT :most
-        )
+        SELECT found.at, found.key, found.partition, found."offset" FROM {found}
         ORDER BY found.at {order}, found.key {order} LIMIT :most
     """
