@@ -291,7 +291,7 @@ async def test_convergence(place):
     def rows(connection: Any, table: str) -> list[Any]:
         """All but `seq`, which is a time of processing."""
         columns = [column.name for column in schema.metadata.tables[table].columns if column.name != "seq"]
-        return connection.execute(text(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1, 2")).all()
+        return list(connection.execute(text(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1, 2")))
 
     assert await graph("first") == await graph("second")
 
