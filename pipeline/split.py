@@ -33,6 +33,8 @@ class Family:
     profiles: dict[str, Profile] = field(default_factory=dict)
     edges: dict[Pair, Edge] = field(default_factory=dict)
     merges: dict[str, Merge] = field(default_factory=dict)
+    undone: dict[str, tuple[Merge, str]] = field(default_factory=dict)
+    """Merges of these profiles that do not hold any more, with the split that undid each."""
 
     def root(self, profile: str) -> str:
         """The canonical profile that a profile belongs to."""
@@ -185,7 +187,7 @@ def _split(
             for one in sorted(change.profiles)
             if one in family.profiles
         },
-        "merges": {one: [family.merges[one].survivor, *left] for one, left in sorted(change.merges.items())},
+        "merges": {one: [*_standing(family, one), *left] for one, left in sorted(change.merges.items())},
         "added": [one.id for one in change.added],
     }
     before = family.profiles[root]
@@ -318,9 +320,20 @@ def _part_merges(
             again = merge if edge is None else _merge_by(survivor, merge.absorbed, edge)
             if again.id == name:
                 change.merges[name] = (survivor, None)
+                continue
+            change.merges[name] = (merge.survivor, split)
+            if again.id in family.undone:
+                change.merges[again.id] = (survivor, None)  # undone before, and the cause once more
             else:
-                change.merges[name] = (merge.survivor, split)
                 change.added.append(again)
+
+
+def _standing(family: Family, merge: str) -> tuple[str, str | None]:
+    """The survivor of a merge, and the split that undid it."""
+    if merge in family.merges:
+        return family.merges[merge].survivor, None
+    one, undone_by = family.undone[merge]
+    return one.survivor, undone_by
 
 
 def _merge_by(survivor: str, absorbed: str, edge: Edge) -> Merge:
@@ -431,7 +444,7 @@ def _intact(split: Split, family: Family) -> bool:
         and all(one in family.profiles and family.root(one) == head for one, (_, head) in detail["profiles"].items())
         and all(
             one in family.merges and family.merges[one].survivor == survivor
-            for one, (_, survivor, undone_by) in detail["merges"].items()
+            for one, (_, _, survivor, undone_by) in detail["merges"].items()
             if undone_by is None
         )
         and all(one in family.merges for one in detail["added"])
@@ -445,7 +458,7 @@ def _put_back(split: Split, family: Family, change: Change) -> None:
     for one, (merged_into, _) in detail["profiles"].items():
         profile = replace(family.profiles[one], merged_into=merged_into)
         change.profiles[one] = profile if merged_into is None else emptied(profile)
-    change.merges = {one: (survivor, None) for one, (survivor, *_) in detail["merges"].items()}
+    change.merges = {one: (survivor, undone_by) for one, (survivor, undone_by, *_) in detail["merges"].items()}
     change.removed = list(detail["added"])
 
 

@@ -38,8 +38,7 @@ _ROOTS: Final = """
 _NODES: Final = "SELECT key FROM nodes WHERE profile {}"
 _EDGES: Final = "SELECT a, b, count, first_at, last_at, source, message_id, type, rules, seq FROM edges WHERE a {}"
 _MERGES: Final = """
-    SELECT absorbed, survivor, id, at, source, message_id, type, rules, seq FROM merges
-    WHERE undone_by IS NULL AND absorbed {}
+    SELECT id, undone_by, survivor, absorbed, at, source, message_id, type, rules, seq FROM merges WHERE absorbed {}
 """
 
 
@@ -169,7 +168,7 @@ def _family(connection: Connection, *, keys: Iterable[str] = (), profiles: Itera
         read_profiles(connection, members, lock=True)
     graph = load(connection, held, lock=False)
     graph.profiles.update(read_profiles(connection, members - graph.profiles.keys()))
-    return Family(graph.nodes, graph.profiles, _edges(connection, held), _merges(connection, members))
+    return Family(graph.nodes, graph.profiles, _edges(connection, held), *_merges(connection, members))
 
 
 def _known_nodes(connection: Connection, keys: Sequence[str]) -> set[str]:
@@ -192,11 +191,16 @@ def _edges(connection: Connection, keys: Collection[str]) -> dict[tuple[str, str
     }
 
 
-def _merges(connection: Connection, profiles: Collection[str]) -> dict[str, Merge]:
-    return {
-        name: Merge(survivor, absorbed, *rest)
-        for absorbed, survivor, name, *rest in bulk.select(connection, _MERGES, sorted(profiles))
-    }
+def _merges(connection: Connection, profiles: Collection[str]) -> tuple[dict[str, Merge], dict[str, tuple[Merge, str]]]:
+    """Those that hold, and those that a split has undone."""
+    holding: dict[str, Merge] = {}
+    undone: dict[str, tuple[Merge, str]] = {}
+    for name, undone_by, *columns in bulk.select(connection, _MERGES, sorted(profiles)):
+        if undone_by is None:
+            holding[name] = Merge(*columns)
+        else:
+            undone[name] = Merge(*columns), undone_by
+    return holding, undone
 
 
 def _held(family: Family, split: str) -> Family:
@@ -210,7 +214,7 @@ def _held(family: Family, split: str) -> Family:
     nodes = {key: node for key, node in family.nodes.items() if node.profile in profiles}
     edges = {pair: edge for pair, edge in family.edges.items() if pair[0] in nodes}
     merges = {name: one for name, one in family.merges.items() if one.absorbed in profiles}
-    return Family(nodes, profiles, edges, merges)
+    return Family(nodes, profiles, edges, merges, family.undone)
 
 
 # ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -93,7 +93,12 @@ class World:
         nodes = {key: one for key, one in self.graph.nodes.items() if one.profile in members}
         edges = {pair: one for pair, one in self.graph.edges.items() if pair[0] in nodes}
         merges = {name: one for name, one in self.merges().items() if one.absorbed in members}
-        return Family(deepcopy(nodes), deepcopy(members), deepcopy(edges), merges)
+        undone = {
+            one.id: (one, split)
+            for one in self.graph.merges
+            if one.absorbed in members and (split := self.undone.get(one.id)) is not None
+        }
+        return Family(deepcopy(nodes), deepcopy(members), deepcopy(edges), merges, undone)
 
     def now(self) -> int:
         return next(self.clock)
@@ -116,6 +121,7 @@ class World:
                 replace(one, survivor=survivor) if one.id == name else one for one in self.graph.merges
             ]
         self.graph.merges = [one for one in [*self.graph.merges, *change.added] if one.id not in change.removed]
+        assert len({one.id for one in self.graph.merges}) == len(self.graph.merges)
 
     def state(self) -> Any:
         """Every row but the splits'."""
