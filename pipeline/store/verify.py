@@ -16,7 +16,7 @@ from pipeline.store.database import Database
 from pipeline.store.graph import load, read_profiles, save
 from pipeline.store.windows import lacks
 
-PIECE: Final = 500  # profiles at a time; what they hold is read with them
+PIECE: Final = 1_000  # profiles at a time; what they hold is read with them
 NODES: Final = 5_000  # ids or links at a time
 
 _FAMILIES: Final = """
@@ -186,29 +186,26 @@ def _profile(name: str, row: Profile, nodes: Sequence[Node], merges: int, rules:
     made = _made(row, nodes, merges, rules)
     if lacks(row, rules.windowed):
         made.added = row.added  # completed when it is next written
-    else:
+    elif row.added:
         row = replace(row, added={kind: times for kind, times in row.added.items() if kind in rules.windowed})
-    wrong = [
-        f"{field} is {_short(getattr(row, field))}, its ids make it {_short(getattr(made, field))}"
-        for field in Profile.__dataclass_fields__
-        if _plain(getattr(row, field)) != _plain(getattr(made, field))
-    ]
-    if wrong:
+    if row != made:
+        wrong = [
+            f"{field} is {_short(getattr(row, field))}, its ids make it {_short(getattr(made, field))}"
+            for field in Profile.__dataclass_fields__
+            if getattr(row, field) != getattr(made, field)
+        ]
         yield Difference(name, "; ".join(wrong), repairable=True)
+    if not made.apart:
+        return
     splits = Counter(token.rpartition(":")[0] for token in made.apart)
     for split in sorted(one for one, sides in splits.items() if sides > 1):
         yield Difference(name, f"holds both sides of {split}")
 
 
 def _made(row: Profile, nodes: Collection[Node], merges: int, rules: Rules) -> Profile:
-    return replace(combined(row, nodes, rules.windowed), merges=merges)
-
-
-def _plain(value: Any) -> Any:
-    """Without the difference of lists and tuples."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+    made = combined(row, nodes, rules.windowed)
+    made.merges = merges
+    return made
 
 
 def _short(value: Any) -> str:
