@@ -3,7 +3,7 @@
 Pure: body, route, source, clock and id factory in, log records out.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ from collector.body import BODY_LIMIT, too_large
 from collector.item import (
     ID_LIMIT,
     MESSAGE_ID_LIMIT,
+    SHALLOW_SIZE,
     Context,
     Envelope,
     Item,
@@ -22,6 +23,7 @@ from collector.item import (
     decode_envelope,
     decode_item,
     decode_plain,
+    decode_plain_batch,
     has_old_names,
     is_nested_too_deeply,
     merged,
@@ -34,7 +36,7 @@ from collector.rules import CONSENT_EVENT, refusal, usable_id
 from collector.timestamps import event_time, parse_time
 from pipeline.log.contract import Record
 from schemas.errors import Refused
-from schemas.events import TYPES, Event, encode_event, event_head, event_sent, event_tail, join_event
+from schemas.events import NOT_SENT, TYPES, Event, encode_event, event_head, event_sent, event_tail, join_event
 from schemas.reasons import Reason
 
 EVENT_LIMIT: Final = 32_768  # bytes of one event's JSON
@@ -77,7 +79,12 @@ def accept(
     request = _Request(route.channel, received_at, ip, new_id, disabled)
     if route.type is None:
         return _accept_batch(body, source, sources, request)
-    return _accept_single(body, route.type, source, sources, request)
+    return _accept_plain_single(body, route.type, source, sources, request) or _accept_single(
+        body, route.type, source, sources, request
+    )
+
+
+_NONE_REFUSED: Final[Mapping[tuple[str, Reason], int]] = {}
 
 
 def source_of(sources: Mapping[str, str], write_key: Any) -> str:
@@ -98,19 +105,27 @@ class _Request(NamedTuple):
     disabled: Collection[str] = frozenset()
 
 
+def _accept_plain_single(
+    body: bytes, kind: str, source: str | None, sources: Mapping[str, str], request: _Request
+) -> Accepted | None:
+    """None for what is wrong or merely unusual: the general way has to look at it."""
+    if body[:1] != b"{" or b"\\" in body or not body.isascii():
+        return None
+    try:
+        plain = decode_plain(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    source = source or source_of(sources, plain.write_key)
+    if source in request.disabled:
+        return None
+    sent_at = plain.sent_at
+    record = plain_record(plain, kind, body, None if sent_at is None else parse_time(sent_at), _Shared(source, request))
+    return None if record is None else Accepted(source, (record,), {source: 1}, _NONE_REFUSED)
+
+
 def _accept_single(
     body: bytes, kind: str, source: str | None, sources: Mapping[str, str], request: _Request
 ) -> Accepted:
-    if body[:1] == b"{" and b"\\" not in body and body.isascii():
-        try:
-            plain = decode_plain(body)
-        except (msgspec.MsgspecError, RecursionError):
-            pass  # what is wrong or merely unusual is for the general way to say
-        else:
-            source = source or source_of(sources, plain.write_key)
-            record = plain_record(plain, kind, body, parse_time(plain.sent_at), _Shared(source, request))
-            if record is not None and source not in request.disabled:
-                return Accepted(source, (record,), {source: 1})
     try:
         item, body = decode(decode_item, body)
     except RecursionError as error:
@@ -129,12 +144,12 @@ def _disabled(taker: "_Taker") -> Reason | None:
 
 
 def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], request: _Request) -> Accepted:
-    envelope, too_deep = _decode_batch(body, request.new_id)
+    envelope, body, too_deep = _decode_batch(body, request.new_id)
     if source is None and envelope.write_key is not None:
         source = source_of(sources, envelope.write_key)
     additions, sent_at = _additions(envelope), parse_time(envelope.sent_at)
     if source is not None and additions is None and not too_deep and source not in request.disabled:
-        return _accept_plainly(envelope.batch, sent_at, _Shared(source, request))
+        return _accept_plainly(body, envelope.batch, sent_at, _Shared(source, request))
     bodies = [too_deep.pop(bytes(raw), bytes(raw)) for raw in envelope.batch]
     if too_deep:  # elsewhere than in the list of events
         raise _nested_too_deeply()
@@ -153,14 +168,15 @@ def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], r
     return _sum(source, takers.values())
 
 
-def _decode_batch(body: bytes, new_id: Callable[[], str]) -> tuple[Envelope, dict[bytes, bytes]]:
-    """The batch, and the events in it that were too deep to be looked into, by what stands for them."""
+def _decode_batch(body: bytes, new_id: Callable[[], str]) -> tuple[Envelope, bytes, dict[bytes, bytes]]:
+    """The batch, its bytes as they are to be kept, and the events in it that were too deep to be looked into, by what stands
+    for them."""
     try:
-        return decode(decode_envelope, body)[0], {}
+        return *decode(decode_envelope, body), {}
     except RecursionError:
         shallow, too_deep = without_depths(body, new_id)
     try:
-        return decode(decode_envelope, shallow)[0], too_deep
+        return *decode(decode_envelope, shallow), too_deep
     except RecursionError as error:
         raise _nested_too_deeply() from error
 
@@ -169,27 +185,39 @@ def _nested_too_deeply() -> Refused:
     return Refused("invalid_request", "body is nested too deeply")
 
 
-def _accept_plainly(batch: Sequence[msgspec.Raw], sent_at: int | None, shared: "_Shared") -> Accepted:
+def _accept_plainly(body: bytes, batch: Sequence[msgspec.Raw], sent_at: int | None, shared: "_Shared") -> Accepted:
     """A batch of one source that adds nothing to its events, as nearly all are."""
     taker = _Taker(shared)
     records = taker.records
-    for raw in batch[:EVENTS_LIMIT]:
-        body = bytes(raw)
-        try:
-            plain = decode_plain(body)
-        except msgspec.MsgspecError:
-            taker.take(item := _item(body), item.type, body, sent_at)
-            continue
-        own = plain.sent_at
-        record = plain_record(plain, plain.type, body, sent_at if own is None else parse_time(own), shared)
+    for raw, plain in zip(batch[:EVENTS_LIMIT], _plains(body, batch), strict=False):
+        event = bytes(raw)
+        record = None
+        if plain is not None:
+            own = plain.sent_at
+            record = plain_record(plain, plain.type, event, sent_at if own is None else parse_time(own), shared)
         if record is None:
-            taker.take(item := _item(body), item.type, body, sent_at)
+            taker.take(item := _item(event), item.type, event, sent_at)
         else:
-            taker.accepted += 1
             records.append(record)
+            taker.accepted += 1
     for raw in batch[EVENTS_LIMIT:]:
         taker.take(item := _item(bytes(raw)), item.type, bytes(raw), sent_at, None, Reason.TOO_MANY_EVENTS)
     return _sum(shared.source, (taker,))
+
+
+def _plains(body: bytes, batch: Sequence[msgspec.Raw]) -> Iterable[Plain | None]:
+    """The events of a batch decoded as usual ones, at once if all of them are; None for one that is not."""
+    try:
+        return decode_plain_batch(body).batch
+    except (msgspec.MsgspecError, RecursionError):
+        return map(_plain, batch)
+
+
+def _plain(raw: msgspec.Raw) -> Plain | None:
+    try:
+        return decode_plain(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 _NOT_AN_EVENT: Final = Item()
@@ -263,13 +291,11 @@ class _Shared:
 
     def __init__(self, source: str, request: _Request) -> None:
         self.source, self.request = source, request
-        self.received_at, self.new_id = request.received_at, request.new_id
-        self.stamp = request.received_at // 1000
-        self.tail = event_tail(
-            request.received_at, request.channel, request.ip if request.channel == "client" else None
-        )
+        channel, self.received_at, ip, self.new_id, _ = request
+        self.stamp = self.received_at // 1000
+        self.tail = event_tail(self.received_at, channel, ip if channel == "client" else None)
         self.sent_at: int | None = None
-        self.sent = event_sent(None)
+        self.sent = NOT_SENT
 
     def sent_part(self, sent_at: int | None) -> bytes:
         """Events of a batch mostly share it."""
@@ -286,29 +312,37 @@ def plain_record(plain: Plain, kind: str | None, body: bytes, sent_at: int | Non
 
     `plain` being decoded, its fields have the right types and lengths; what is left is what the types cannot say."""
     if kind == "track":
-        if plain.event is None or plain.event == CONSENT_EVENT:
+        event = plain.event
+        if event is None or event == CONSENT_EVENT:
             return None
     elif kind not in _PLAIN_TYPES:
         return None
-    anonymous_id, user_id, message_id = plain.anonymous_id, plain.user_id, plain.message_id
-    if (
-        (anonymous_id is None and user_id is None)
-        or (anonymous_id is not None and anonymous_id.isspace())
-        or (user_id is not None and user_id.isspace())
-        or (plain.context is not None and plain.context.direct is True)
-        or len(body) > EVENT_LIMIT
-        or is_nested_too_deeply(body)
-    ):
+    size = len(body)
+    if size > EVENT_LIMIT or (size >= SHALLOW_SIZE and is_nested_too_deeply(body)):
         return None
-    message = (message_id or shared.new_id()).encode()
-    anonymous = None if anonymous_id is None else anonymous_id.encode()
-    user = None if user_id is None else user_id.encode()
+    context = plain.context
+    if context is not None and context.direct is True:
+        return None
+    anonymous_id, user_id = plain.anonymous_id, plain.user_id
+    anonymous = user = None
+    if anonymous_id is not None:
+        if anonymous_id.isspace():
+            return None
+        anonymous = anonymous_id.encode()
+    if user_id is not None:
+        if user_id.isspace():
+            return None
+        user = user_id.encode()
+    elif anonymous is None:
+        return None
+    received_at = shared.received_at
+    text = plain.timestamp or plain.original_timestamp
     value = join_event(
         event_head(shared.source, kind),
-        message,
+        (plain.message_id or shared.new_id()).encode(),
         anonymous,
         user,
-        event_time(parse_time(plain.timestamp or plain.original_timestamp), sent_at, shared.received_at),
+        received_at if text is None else event_time(parse_time(text), sent_at, received_at),
         shared.sent if sent_at == shared.sent_at else shared.sent_part(sent_at),
         shared.tail,
         body,

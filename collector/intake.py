@@ -175,9 +175,7 @@ class Intake:
     # ── The log ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _gather(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
-        weight = 0
-        for record in accepted.records:
-            weight += len(record[1])
+        weight = sum([len(record[1]) for record in accepted.records])
         self.charge(exchange, weight)
         if not self._gathering or self._gathering[-1].size > GROUP_BYTES:
             loop = asyncio.get_running_loop()

@@ -7,8 +7,9 @@ client may take. Built on internals of uvicorn that `tests/unit/test_uvicorn_int
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import httptools
 import structlog
@@ -39,6 +40,9 @@ class Limits:
     linger_seconds: float = 2.0  # after an answer that ends the connection, for the client to read it
     pipeline: int = 64  # requests that wait for their answer; then reading pauses
 
+
+KNOWN_HEADS: Final = 4_096
+KNOWN_HEAD_BYTES: Final = 2_048
 
 _ROUTES: Final = {path.encode(): route for path, route in ROUTES.items()}
 
@@ -71,6 +75,18 @@ class _Cycle:
         self.cycle, self.app, self.started = cycle, app, False
 
 
+class _KnownHead(NamedTuple):
+    """What the parser made of a request's head that may come again, to the byte."""
+
+    route: Route
+    length: int  # of the body
+    keep_alive: bool
+    authorization: bytes | None
+    origin: bytes | None
+    encoding: bytes
+    forwarded: Sequence[bytes]  # the values of X-Forwarded-For
+
+
 class IngestProtocol(HttpToolsProtocol):
     """One connection. Made by `protocol_class`."""
 
@@ -78,6 +94,9 @@ class IngestProtocol(HttpToolsProtocol):
     trusted_hops: int
     limits: Limits
     sweeper: "_Sweeper"
+    known_heads: dict[bytes, _KnownHead]
+    """Heads of requests that came in one piece with their bodies. A client repeats its head, so most requests need no parser:
+    what it says of these very bytes is known. Bounded, and shared by all connections of a server."""
 
     def __init__(
         self,
@@ -98,6 +117,8 @@ class IngestProtocol(HttpToolsProtocol):
         self._size = 0
         self._expected = 0
         self._chunk = 0  # bytes of what is being parsed
+        self._whole = b""  # the head in what is being parsed, when all of it is there
+        self._after_head = 0  # bytes that follow it there
         self._head_bytes = 0
         self._version = ""
         self._state = _IDLE
@@ -149,6 +170,14 @@ class IngestProtocol(HttpToolsProtocol):
         if self._ending:
             return
         before = self._state
+        if before == _IDLE:
+            end = data.find(b"\r\n\r\n") + 4
+            known = self.known_heads.get(data[:end]) if end > 3 else None
+            if known is not None and known.length == len(data) - end:
+                self._take_whole(known, data[end:])
+                return
+            self._whole = data[:end] if end > 3 else b""
+            self._after_head = len(data) - end
         self._chunk = len(data)
         if before == _BODY:
             self._since = self.loop.time()
@@ -165,6 +194,48 @@ class IngestProtocol(HttpToolsProtocol):
             self._head_bytes += self._chunk
             if self._head_bytes > self.limits.head_bytes:
                 self._break_off(self._too_long_a_head())
+
+    def _take_whole(self, known: _KnownHead, body: bytes) -> None:
+        """A request whose head was parsed before, and whose body is all there. The parser stands between two requests and is
+        none the wiser."""
+        now = self.loop.time()
+        self._since = self._begun = now
+        turn = _Turn(self, known.origin, known.keep_alive)
+        self._turns.append(turn)
+        ip = self._peer
+        if self.trusted_hops:
+            ip = client_ip(self.client[0] if self.client else None, known.forwarded, self.trusted_hops)
+        intake = self.intake
+        try:
+            source = intake.begin(turn, known.authorization, known.length)
+        except Refused as refused:
+            intake.refuse(turn, refused)
+            return
+        except Unavailable as unavailable:
+            intake.put_off(turn, unavailable)
+            return
+        intake.take(turn, known.route, source, body, known.encoding, ip)
+        if len(self._turns) >= self.limits.pipeline:
+            self.flow.pause_reading()
+
+    def _remember(self, turn: _Turn, length: int) -> None:
+        """Keeps what was learnt of a head that came in one piece with its body and nothing else."""
+        if length != self._after_head or not self._whole or not turn.keep_alive:
+            return
+        headers = dict(self.headers)
+        if b"expect" in headers or b"transfer-encoding" in headers or len(self._whole) > KNOWN_HEAD_BYTES:
+            return
+        if len(self.known_heads) >= KNOWN_HEADS:
+            self.known_heads.clear()
+        self.known_heads[self._whole] = _KnownHead(
+            self._route,
+            length,
+            turn.keep_alive,
+            headers.get(b"authorization"),
+            turn.origin,
+            self._encoding,
+            [value for name, value in self.headers if name == b"x-forwarded-for"],
+        )
 
     def _without_upgrade(self, rest: bytes) -> bytes:
         """What is to be parsed instead. There is no protocol that we could change to, so the request is one like others; but the parser skips the body
@@ -281,6 +352,8 @@ class IngestProtocol(HttpToolsProtocol):
         parts = self._parts
         self._parts = []
         wire = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._whole:
+            self._remember(turn, len(wire))
         self.intake.take(turn, self._route, self._source, wire, self._encoding, self._ip)
         if len(self._turns) >= self.limits.pipeline:
             self.flow.pause_reading()
@@ -392,6 +465,16 @@ class IngestProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         turns = self._turns
+        if len(turns) == 1 and not self._leaving and not self.flow.read_paused:
+            turn = turns[0]
+            if isinstance(turn, _Turn) and turn.answer == _ACCEPTED and turn.keep_alive and turn.origin is None:
+                turns.popleft()
+                state = self.server_state
+                state.total_requests += 1
+                self.transport.write(self.sweeper.success(state.default_headers))
+                if self._state == _IDLE:
+                    self._since = self.loop.time()
+                return
         out: list[bytes] = []
         last = False
         while turns and not last:
@@ -477,6 +560,7 @@ def _message_of(error: httptools.HttpParserError) -> str:
     return f"this is not a proper HTTP request: {error}"
 
 
+_ACCEPTED: Final = (200, SUCCESS, None)
 _NO_ROUTE: Final = Route(None, "server")
 
 
@@ -530,5 +614,11 @@ class _Sweeper:
 
 def protocol_class(intake: Intake, *, trusted_hops: int = 0, limits: Limits | None = None) -> type[IngestProtocol]:
     """The class for uvicorn's `http` setting, for one server whose application is the collector over the same `intake`."""
-    members = {"intake": intake, "trusted_hops": trusted_hops, "limits": limits or Limits(), "sweeper": _Sweeper()}
+    members = {
+        "intake": intake,
+        "trusted_hops": trusted_hops,
+        "limits": limits or Limits(),
+        "sweeper": _Sweeper(),
+        "known_heads": {},
+    }
     return type("BoundIngestProtocol", (IngestProtocol,), members)

@@ -5,12 +5,13 @@ import inspect
 import json
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from collector.app import Collector, Message, Receive, Scope, Send, create_collector
-from collector.protocol import Limits, protocol_class
+from collector.protocol import KNOWN_HEADS, Limits, protocol_class
 from tests.contracts.test_http import BATCH, SUCCESS, single
 from tests.http import Client, Server, chunked, connected, head, post
 from tests.unit.test_collector import RecordingLog
@@ -328,3 +329,71 @@ def test_the_internals_of_uvicorn_that_the_short_cut_leans_on_are_as_they_were()
     assert "self._start_asgi_task(self.cycle, app)" in complete
     assert "on_response=self.on_response_complete" in complete
     assert STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n"
+
+
+# ── Heads that are known ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def known(collector: Collector) -> AsyncIterator[tuple[int, dict[bytes, Any]]]:
+    """A server, and the heads it has come to know."""
+    protocol = protocol_class(collector.intake)
+    async with Server(collector, protocol).running() as port:
+        yield port, protocol.known_heads
+
+
+async def statuses(port: int, *requests: bytes) -> list[int]:
+    """Each sent whole, after the answer to the one before."""
+    async with connected(port) as client:
+        found = []
+        for one in requests:
+            client.send(one)
+            found.append((await client.reply()).status)
+        return found
+
+
+async def test_a_head_that_comes_again_is_taken_as_it_was_the_first_time(
+    known: tuple[int, dict[bytes, Any]], log: RecordingLog
+) -> None:
+    port, heads = known
+    numbered = [post("/v1/t", single(f"m{n}")) for n in range(5)]
+    assert await statuses(port, *numbered) == [200] * 5
+    assert list(heads) == [numbered[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"]
+    assert [event.message_id for event in log.events] == [f"m{n}" for n in range(5)]
+
+
+async def test_a_known_head_says_nothing_of_another_body(known: tuple[int, dict[bytes, Any]]) -> None:
+    port, heads = known
+    request = post("/v1/t", single("m1"))
+    async with connected(port) as client:
+        client.send(request)
+        first = (await client.reply()).status
+        client.send(request + request)  # two at once
+        both = [(await client.reply()).status, (await client.reply()).status]
+        client.send(request[:-5])
+        client.send(request[-5:])
+        parted = (await client.reply()).status
+    assert (first, both, parted, len(heads)) == (200, [200, 200], 200, 1)
+    assert await statuses(port, request[:-1] + b"!") == [400]
+
+
+@pytest.mark.parametrize("request_bytes", BROKEN.values(), ids=BROKEN)
+async def test_nothing_broken_becomes_known(known: tuple[int, dict[bytes, Any]], request_bytes: bytes) -> None:
+    port, heads = known
+    good = post("/v1/t", BODY)
+    async with connected(port) as client:
+        client.send(good)
+        assert (await client.reply()).status == 200
+        client.send(request_bytes)
+        assert await code(client) == (400, "bad_http")
+        assert await client.is_closed()
+    assert len(heads) == 1
+
+
+async def test_known_heads_are_bounded(known: tuple[int, dict[bytes, Any]]) -> None:
+    port, heads = known
+    async with connected(port) as client:
+        for n in range(KNOWN_HEADS + 10):
+            client.send(head("/v1/t", f"X-Number: {n}", LENGTH) + BODY)
+            assert (await client.reply()).status == 200
+    assert 0 < len(heads) <= KNOWN_HEADS
