@@ -3,7 +3,7 @@
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from schemas.identity import IdentityConfig
 from schemas.topics import INTERNAL_SOURCE
@@ -28,6 +28,33 @@ class OAuthClientConfig(_Model):
     keys: dict[str, PublicKey] = Field(
         description="RSA public keys (PEM) by key id; two while one replaces the other.", min_length=1, max_length=2
     )
+
+
+class FunctionConfig(_Model):
+    """A function of yours, and how it is run."""
+
+    name: Name = Field(description="Its file in the functions' folder, without .py.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="What its handlers get as `settings`, secrets included."
+    )
+    timeout: float = Field(5.0, gt=0, le=60, description="Seconds that one call of a handler may take.")
+    memory_mb: int = Field(256, ge=16, le=65_536, description="Memory it may use, in MiB.")
+    processes: int = Field(1, ge=1, le=64, description="Processes that run it side by side.")
+    batch: int = Field(20, ge=1, le=400, description="Most events in one call of on_batch.")
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Function = Annotated[FunctionConfig, BeforeValidator(_named, json_schema_input_type=Name | FunctionConfig)]
+"""A function, or only its name."""
+
+
+class FunctionsConfig(_Model):
+    """Code of yours that events pass through."""
+
+    folder: str = Field("functions", min_length=1, description="Where the files are; relative to this file's folder.")
 
 
 class SourceConfig(_Model):
@@ -66,6 +93,10 @@ class SourceConfig(_Model):
         "senders get 429 and when to try again. No limit when left out.",
     )
 
+    function: Function | None = Field(
+        None, description="Changes, drops or splits each event before identity and everything else."
+    )
+
     @model_validator(mode="after")
     def _can_be_reached(self) -> "SourceConfig":
         if self.require_oauth and not self.oauth_clients:
@@ -88,6 +119,9 @@ class DestinationConfig(_Model):
     type: str = Field(description="Name of the destination, as `millrace destinations` lists them.")
     sources: tuple[Name, ...] | None = Field(None, description="Only events of these sources; all when left out.")
     filter: FilterConfig = Field(default=FilterConfig(types=None, events=None), description="Which events it gets.")
+    function: Function | None = Field(
+        None, description="Changes, enriches or drops each event that passed the filter, before it is mapped."
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Settings of the destination's type."
     )  # unvalidated, so secrets in it are plain text: never printed
@@ -222,7 +256,9 @@ class Config(_Model):
         description="Destinations by name. When the section is left out there is one, `warehouse`: the DuckDB file "
         "warehouse.duckdb in the data folder. `{}` means none.",
     )
-    collector: CollectorConfig = Field(default=CollectorConfig(trusted_hops=0, keep_ip="all"), description="The HTTP face.")
+    collector: CollectorConfig = Field(
+        default=CollectorConfig(trusted_hops=0, keep_ip="all"), description="The HTTP face."
+    )
     enrich: EnrichConfig = Field(
         default=EnrichConfig(user_agent=True, bots=True, geo=None),
         description="What the server adds to an event's context where the client said nothing of it.",
@@ -231,6 +267,9 @@ class Config(_Model):
     alerts: AlertsConfig = Field(default_factory=AlertsConfig, description="Who is told when something needs a person.")
     outbound: OutboundConfig = Field(
         default=OutboundConfig(allow=(), ca_file=None), description="Where destinations may connect to."
+    )
+    functions: FunctionsConfig = Field(
+        default=FunctionsConfig(folder="functions"), description="Code of yours that events pass through."
     )
     log: LogConfig = Field(default=LogConfig(), description="The event log.")
 
