@@ -3,6 +3,9 @@
 `python -m benchmarks.collector [--seconds S] [--connections N] [--log URL] [--json FILE]`. Singles are ~700 B, batches hold 100 events of
 ~1 KB; every message id is its own. Server and load generator are processes of their own, on this machine. CPU is user + system of the
 server alone. Without `--log`: the embedded log, fsynced, in a temporary folder.
+
+Then latency at 70 % of the capacity just measured, requests sent when they are due whether or not others are answered, and timed
+from then; and the same singles by two server processes on one port, against one.
 """
 
 import argparse
@@ -13,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -69,10 +73,11 @@ _START: Final[Message] = {
 }
 
 
-def serve(log_url: str) -> None:
+def serve(log_url: str, port: int = 0) -> None:
     """Prints its port, then serves until it is terminated. An empty URL serves the floor."""
     listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind(("127.0.0.1", port))
     print(listening.getsockname()[1], flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(log_url, listening))
@@ -137,18 +142,19 @@ def _occurrences(whole: bytearray, digits: bytes) -> Iterator[int]:
 class Connection(asyncio.Protocol):
     """Sends a request, waits for its answer, sends the next; ids are patched into the prepared bytes."""
 
-    def __init__(self, shape: Shape, counter: Iterator[int]) -> None:
+    def __init__(self, shape: Shape, counter: Iterator[int], pace: "Pace | None") -> None:
+        self._pace = pace
         self.latencies: list[float] = []
         self.error: Exception | None = None
         self._request, self._places = request_of(shape)
         self._counter = counter
         self._received = b""
-        self._sent_at = 0.0
+        self._due_at = 0.0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._send()
+        self._next()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -157,38 +163,76 @@ class Connection(asyncio.Protocol):
                 self.error = RuntimeError(f"answered {self._received[:300]!r}")
             return
         self._received = b""
-        self.latencies.append(time.perf_counter() - self._sent_at)
-        self._send()
+        self.latencies.append(time.perf_counter() - self._due_at)
+        self._next()
 
-    def _send(self) -> None:
+    def _next(self) -> None:
+        if self._pace is None:
+            self.send(time.perf_counter())
+        else:
+            self._pace.next(self)
+
+    def send(self, due_at: float) -> None:
         digits = b"%012d" % next(self._counter)
         for at in self._places:
             self._request[at : at + 12] = digits
-        self._sent_at = time.perf_counter()
+        self._due_at = due_at
         assert self._transport is not None
         self._transport.write(bytes(self._request))
 
 
-def load(port: int, server: int, shape: Shape, seconds: float) -> Load:
+class Pace:
+    """Hands requests to connections when they are due; one that finds none free waits, and its time runs."""
+
+    def __init__(self, rate: float) -> None:
+        self.free: deque[Connection] = deque()
+        self.due: deque[float] = deque()
+        self._rate = rate
+
+    def next(self, connection: "Connection") -> None:
+        if self.due:
+            connection.send(self.due.popleft())
+        else:
+            self.free.append(connection)
+
+    async def run(self) -> None:
+        at = time.perf_counter()
+        while True:
+            now = time.perf_counter()
+            while at <= now:
+                if self.free:
+                    self.free.popleft().send(at)
+                else:
+                    self.due.append(at)
+                at += 1 / self._rate
+            await asyncio.sleep(0.0005)
+
+
+def load(port: int, servers: Sequence[int], shape: Shape, seconds: float, rate: float) -> Load:
+    """`rate` in requests per second; 0: each connection sends again as soon as it is answered."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_load(port, server, shape, seconds))
+        return runner.run(_load(port, servers, shape, seconds, rate))
 
 
-async def _load(port: int, server: int, shape: Shape, seconds: float) -> Load:
+async def _load(port: int, servers: Sequence[int], shape: Shape, seconds: float, rate: float) -> Load:
     loop = asyncio.get_running_loop()
     counter = iter(range(10**12))
+    pace = Pace(rate) if rate else None
     opened = [
-        await loop.create_connection(lambda: Connection(shape, counter), "127.0.0.1", port)
+        await loop.create_connection(lambda: Connection(shape, counter, pace), "127.0.0.1", port)
         for _ in range(shape.connections)
     ]
+    pacing = asyncio.create_task(pace.run()) if pace else None
     connections = [connection for _, connection in opened]
     await asyncio.sleep(WARM_UP)
     for connection in connections:
         connection.latencies.clear()
-    process = psutil.Process(server)
-    cpu, began = _cpu(process), time.perf_counter()
+    processes = [psutil.Process(server) for server in servers]
+    cpu, began = sum(map(_cpu, processes)), time.perf_counter()
     await asyncio.sleep(seconds)
-    took, spent = time.perf_counter() - began, _cpu(process) - cpu
+    took, spent = time.perf_counter() - began, sum(map(_cpu, processes)) - cpu
+    if pacing is not None:
+        pacing.cancel()
     latencies = [latency for connection in connections for latency in connection.latencies]
     for transport, connection in opened:
         transport.abort()
@@ -211,21 +255,24 @@ def _cpu(process: psutil.Process) -> float:
 
 
 @contextmanager
-def serving(log_url: str) -> Iterator[tuple[int, int]]:
-    """Port and process id of a server."""
-    command = [sys.executable, "-m", "benchmarks.collector", "--serve", log_url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
+def serving(log_url: str, workers: int = 1) -> Iterator[tuple[int, list[int]]]:
+    """Port and process ids of servers that share it."""
+    port, ids = 0, []
+    with ExitStack() as stack:
+        for _ in range(workers):
+            command = [sys.executable, "-m", "benchmarks.collector", "--serve", log_url, "--port", str(port)]
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(process.terminate)
             assert process.stdout is not None
-            yield int(process.stdout.readline()), process.pid
-        finally:
-            process.terminate()
+            port = int(process.stdout.readline())
+            ids.append(process.pid)
+        yield port, ids
 
 
-def run(log_url: str, shape: Shape, seconds: float) -> Load:
-    with serving(log_url) as (port, pid):
-        arguments = [str(one) for one in (port, pid, *shape, seconds)]
-        command = [sys.executable, "-m", "benchmarks.collector", "--load", *arguments]
+def run(log_url: str, shape: Shape, seconds: float, *, rate: float = 0, workers: int = 1) -> Load:
+    with serving(log_url, workers) as (port, ids):
+        asked = orjson.dumps([port, ids, tuple(shape), seconds, rate]).decode()
+        command = [sys.executable, "-m", "benchmarks.collector", "--load", asked]
         return Load(*orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
@@ -237,7 +284,16 @@ def measure(log_url: str, shape: Shape, seconds: float) -> list[Result]:
         ("latency p50", "ms", lambda one: one.p50),
         ("latency p99", "ms", lambda one: one.p99),
     )
-    return [result(f"{shape.name}: {name}", of(load), unit, floor=of(floor)) for name, unit, of in figures]
+    results = [result(f"{shape.name}: {name}", of(load), unit, floor=of(floor)) for name, unit, of in figures]
+    paced = run(log_url, shape, seconds, rate=0.7 * load.events_per_second / shape.events)
+    results.append(result(f"{shape.name} at 70 %: latency p99", paced.p99, "ms"))
+    if shape.events == 1:
+        two = run(log_url, shape, seconds, workers=2)
+        results.append(result("two processes: CPU per event", two.cpu_per_event, "µs", floor=load.cpu_per_event))
+        results.append(
+            result("two processes: events/s", two.events_per_second, "events/s", floor=load.events_per_second)
+        )
+    return results
 
 
 def main(argv: list[str] | None = None) -> list[Result]:
@@ -245,21 +301,21 @@ def main(argv: list[str] | None = None) -> list[Result]:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--log", help="kafka://host:port or embedded:///folder")
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--connections", type=int, default=32, help="of singles; batches come on a quarter as many")
+    parser.add_argument("--connections", type=int, default=64, help="of singles; batches come on an eighth as many")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--load", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--load", help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
     if asked.serve is not None:
-        serve(asked.serve)
+        serve(asked.serve, asked.port)
         return []
     if asked.load is not None:
-        port, server, name, events, connections, seconds = asked.load
-        shape = Shape(name, int(events), int(connections))
-        print(orjson.dumps(tuple(load(int(port), int(server), shape, float(seconds)))).decode())
+        port, servers, shape, seconds, rate = orjson.loads(asked.load)
+        print(orjson.dumps(tuple(load(port, servers, Shape(*shape), seconds, rate))).decode())
         return []
     shapes = (
         Shape("singles", 1, asked.connections),
-        Shape("batches of 100", 100, max(1, asked.connections // 4)),
+        Shape("batches of 100", 100, max(1, asked.connections // 8)),
     )
     with tempfile.TemporaryDirectory() as folder:
         url = asked.log or f"embedded://{folder}"
