@@ -75,7 +75,8 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 *(() if tokens is None else oauth_routes(tokens)),
                 *browser_sdk_routes(browser_sdk, write_keys(settings)),
             ]
-            api.router.routes[:0] = routes  # before the API's own, whose last one takes every path
+            # Before the API's own, whose last one takes every path, and behind the first, which is asked the most.
+            api.router.routes[1:1] = routes
             collector.fallback = ending_with(stop, api)
             async with beside(_look_at_database(settings, database)):
                 settle()
