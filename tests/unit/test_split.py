@@ -168,6 +168,21 @@ def test_a_profile_without_an_id_left_cannot_come_out():
         world.unmerge(merge)
 
 
+def test_a_merge_that_was_undone_holds_again_when_its_cause_is_what_is_left():
+    world = played("e0; u1; a2; u1+a2")
+    merge = merge_of(world, "a2")
+    first = world.unmerge(merge)
+    world.event(ids("a2+e0"))
+    world.remerge(first.id)
+    assert (people(world), merge in world.merges()) == (["a2 e0 u1"], False)
+    before = world.state()
+    second = world.cut(key("e0"), key("a2"))
+    assert (people(world), merge in world.merges()) == (["a2 u1", "e0"], True)
+    world.check()
+    world.remerge(second.id)
+    assert world.state() == before
+
+
 @pytest.mark.parametrize("gone", [["a2"], ["u1", "a2"]])
 def test_a_split_whose_ids_are_gone_is_lifted_all_the_same(gone: list[str]):
     world = played("u1+a1; a2+e2; u1+a2")
