@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.config import FunctionConfig
+from schemas.errors import Unavailable
+
 if TYPE_CHECKING:  # listing destinations must not pay for an HTTP client
     import aiohttp
 
@@ -36,7 +39,14 @@ class Rejected:
     reason: str
 
 
-Outcome = Delivered | Retry | Rejected
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """Not meant for the service after all, as it turned out on the way: counted as filtered. `reason` is a code."""
+
+    reason: str
+
+
+Outcome = Delivered | Retry | Rejected | Filtered
 DELIVERED: Final = Delivered()
 
 
@@ -62,16 +72,25 @@ RawEvent = Mapping[str, Any]
 """A whole event as `schemas.events.materialize` makes it, for destinations that take events as they are."""
 
 
+Deliver = Callable[[Sequence[RawEvent]], Awaitable[Sequence[Outcome]]]
+
+
+def no_functions(config: FunctionConfig) -> AbstractAsyncContextManager[Deliver]:
+    """Where there are none."""
+    raise Unavailable(f"function {config.name} cannot run here")
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """All of the world that a destination may touch, so that a test can replace it whole.
 
     `http` is one client session for this destination; `now` is Unix time in seconds; `folder` is the data folder,
-    against which relative paths of settings are resolved."""
+    against which relative paths of settings are resolved. `functions` runs a function of the customer's: one outcome per event."""
 
     http: "aiohttp.ClientSession"
     now: Callable[[], float]
     folder: str
+    functions: Callable[[FunctionConfig], AbstractAsyncContextManager[Deliver]] = no_functions
 
 
 C = TypeVar("C")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from millrace.settings import Settings
-from millrace.wiring import channels, outbound
+from millrace.wiring import channels, functions, outbound
 from schemas.errors import CredentialsRejected, MillraceError
 
 TIMEOUT: Final = 30.0  # seconds for each
@@ -36,7 +36,12 @@ async def _check(settings: Settings, name: str) -> str | None:
     found = definition(settings.destinations[name].type)
     try:
         async with asyncio.timeout(TIMEOUT), session(outbound(settings)) as http:
-            env = Env(http=http, now=time.time, folder=str(settings.environment.data))
+            env = Env(
+                http=http,
+                now=time.time,
+                folder=str(settings.environment.data),
+                functions=functions(settings).delivering,
+            )
             async with found.connect(settings.destination_settings[name], env) as client:
                 await found.check(client)
     except CredentialsRejected as error:

@@ -1,7 +1,8 @@
 """All that a role needs to know, from the environment, the data folder and `millrace.yaml`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -10,7 +11,8 @@ from millrace import data_folder
 from millrace.config.load import Loaded, SettingsModels, load_file
 from millrace.environment import Environment
 from millrace.references import References
-from schemas.config import Config, DestinationConfig, SourceConfig
+from schemas.config import Config, DestinationConfig, FunctionConfig, SourceConfig
+from schemas.errors import ConfigError
 
 DEFAULT_SOURCE: Final = "default"
 DEFAULT_DESTINATION: Final = "warehouse"
@@ -57,10 +59,40 @@ def load_config(environment: Environment, *, delivers: bool) -> Loaded:
         loaded = Loaded(Config())
     else:
         loaded = load_file(environment.config, References(environment), models)
+    _functions_are_there(loaded, environment)
     if delivers and loaded.config.destinations is None:
         model = settings_models()[DEFAULT_WAREHOUSE.type]
         loaded.settings[DEFAULT_DESTINATION] = model.model_validate(DEFAULT_WAREHOUSE.settings)
     return loaded
+
+
+def functions_folder(environment: Environment, config: Config) -> Path:
+    """Where the files of functions are: beside millrace.yaml, unless it says otherwise."""
+    beside = Path() if environment.config is None else environment.config.parent
+    return (beside / config.functions.folder).absolute()
+
+
+def _functions_are_there(loaded: Loaded, environment: Environment) -> None:
+    """Every function that is named has its file; whether that can be loaded is seen when it runs."""
+    folder = functions_folder(environment, loaded.config)
+    faults = [
+        f"{environment.config} {key}: there is no {folder / name}.py; write it, or name another function"
+        for key, name in _functions_named(loaded)
+        if not (folder / f"{name}.py").is_file()
+    ]
+    if faults:
+        raise ConfigError(*faults)
+
+
+def _functions_named(loaded: Loaded) -> Iterator[tuple[str, str]]:
+    """Key and name of each function that is used."""
+    for kind, members in (("sources", loaded.config.sources), ("destinations", loaded.config.destinations or {})):
+        for name, member in members.items():
+            if member.function is not None:
+                yield f"{kind}.{name}.function", member.function.name
+    for name, settings in loaded.settings.items():
+        if isinstance(settings, FunctionConfig):
+            yield f"destinations.{name}.settings.name", settings.name
 
 
 def settings_models() -> SettingsModels:

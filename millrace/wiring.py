@@ -11,7 +11,7 @@ import structlog
 
 from millrace import data_folder
 from millrace.problems import without_password
-from millrace.settings import Settings
+from millrace.settings import Settings, functions_folder
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.alerts.watch import Tell
     from pipeline.delivery.limits import Destination
     from pipeline.enrich import Enrichment
+    from pipeline.functions.installed import Functions
     from pipeline.log import Log
     from pipeline.store.database import Database
     from schemas.config import Channel
@@ -113,7 +114,7 @@ async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
         with open_database(settings, repeatable=True) as database:
             await asyncio.to_thread(usable, settings, database)
             ready()
-            world = World(http=partial(session, outbound(settings)))
+            world = World(http=partial(session, outbound(settings)), functions=functions(settings))
             folder = settings.environment.data
             async with session(outbound(settings)) as http, asyncio.TaskGroup() as group:
                 group.create_task(
@@ -258,6 +259,7 @@ def mounted(settings: Settings) -> "Sequence[Destination]":
             settings=settings.destination_settings[name],
             sources=None if config.sources is None else frozenset(config.sources),
             filter=config.filter,
+            function=config.function,
         )
         for name, config in settings.destinations.items()
     ]
@@ -270,6 +272,17 @@ def outbound(settings: Settings) -> "Outbound":
     wanted = settings.config.outbound
     trust = None if wanted.ca_file is None else trusting(str(settings.environment.data / wanted.ca_file))
     return Outbound(allow=wanted.allow, trust=trust)
+
+
+def functions(settings: Settings) -> "Functions":
+    """The functions beside millrace.yaml. What they print goes to the data folder."""
+    from pipeline.functions.installed import Functions
+
+    return Functions(
+        folder=functions_folder(settings.environment, settings.config),
+        logs=settings.environment.data / "function-logs",
+        allow=[str(one) for one in settings.config.outbound.allow],
+    )
 
 
 def channels(settings: Settings, http: "ClientSession") -> "Mapping[str, Tell]":

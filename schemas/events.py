@@ -427,7 +427,7 @@ def iso(micros: int) -> str:
 
 # ── The event as destinations see it ──────────────────────────────────────────────────────────────────────────────
 
-_INTERNAL: Final = ("writeKey", "projectId", "_metadata")
+INTERNAL_FIELDS: Final = ("writeKey", "projectId", "_metadata")
 
 
 def identified(body: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -447,7 +447,7 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
     full = json_loads(event.body)
     if not isinstance(full, dict):
         raise ValueError("the body is not a JSON object")
-    for name in _INTERNAL:
+    for name in INTERNAL_FIELDS:
         full.pop(name, None)
     full["originalTimestamp"] = full.get("timestamp") or full.get("originalTimestamp")
     if event.type == "identify" and (traits := identified(full)) is not None:

@@ -78,7 +78,11 @@ class _Check:
     # ── Variables ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _expanded(self, value: Any, path: Path) -> Any:
-        if self.skip_settings and len(path) == 3 and path[0] == "destinations" and path[2] == "settings":
+        if (
+            self.skip_settings
+            and path[:1] == ("destinations",)
+            and path[2:] in (("settings",), ("function", "settings"))
+        ):
             return value
         match value:
             case dict():

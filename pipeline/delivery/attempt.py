@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from destinations.contract import Action, Delivered, Outcome, Payload, Rejected, Retry
+from destinations.contract import Action, Delivered, Filtered, Outcome, Payload, Rejected, Retry
 from pipeline.delivery.lanes import Item, Lane
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.mapping import mapping
 from schemas.errors import CredentialsRejected
 from schemas.events import Resolved, materialize
 
-_OUTCOMES: Final = frozenset(one.__name__ for one in (Delivered, Retry, Rejected))
+_OUTCOMES: Final = frozenset(one.__name__ for one in (Delivered, Retry, Rejected, Filtered))
 
 
 @dataclass(slots=True)

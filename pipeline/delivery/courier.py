@@ -18,12 +18,14 @@ from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
 from pipeline.delivery.decide import Unreadable, decode, rules
+from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
+from pipeline.functions.installed import Insert
 from pipeline.log import Batch, Log, Record, Subscription
 from pipeline.running import steadily
 from pipeline.store import ledger
@@ -72,10 +74,12 @@ class Courier:
         stop: asyncio.Event,
         limits: Limits,
         world: World,
+        insert: Insert | None = None,
     ) -> None:
         actions = destination.definition.actions
         self._destination = destination
         self._client = client
+        self._insert = insert
         self._events = events
         self._database = database
         self._stop = stop
@@ -330,16 +334,19 @@ class Courier:
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
         gone = await self._load([item for item in items if item.resolved is None])
-        if not gone:
+        if not gone and self._insert is None:
             return await attempt(self._destination, self._client, items, self._limits.attempt)
-        going = [item for item in items if item not in gone]
+        going = shown = [item for item in items if item not in gone]
+        if going and self._insert is not None:
+            inserted = await through(self._insert, going)
+            going, shown, gone = inserted.going, inserted.shown, gone | inserted.outcomes
         made = Attempt(going, [])
         if going:
-            made = await attempt(self._destination, self._client, going, self._limits.attempt)
+            made = await attempt(self._destination, self._client, shown, self._limits.attempt)
         outcomes = dict(zip(going, made.outcomes, strict=True))
         return replace(made, items=items, outcomes=[outcomes.get(one, gone.get(one)) for one in items])
 
-    async def _load(self, items: Sequence[Item]) -> Mapping[Item, Outcome]:
+    async def _load(self, items: Sequence[Item]) -> dict[Item, Outcome]:
         """Reads listed events back. Returns what becomes of those that cannot be."""
         if not items:
             return {}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -108,12 +109,18 @@ async def _deliver(
 ) -> None:
     """Connects once; joins the group again when a partition turned out to be another's."""
     definition = destination.definition
-    async with (
-        world.http() as http,
-        definition.connect(destination.settings, Env(http=http, now=world.now, folder=folder)) as client,
-    ):
+    functions = world.functions
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(world.http())
+        env = Env(http=http, now=world.now, folder=folder, functions=functions.delivering)
+        client = await stack.enter_async_context(definition.connect(destination.settings, env))
+        insert = None
+        if destination.function is not None:
+            insert = await stack.enter_async_context(functions.inserted(destination.function))
         while not stop.is_set():
-            courier = Courier(destination, client, events, database, stop=stop, limits=limits, world=world)
+            courier = Courier(
+                destination, client, events, database, stop=stop, limits=limits, world=world, insert=insert
+            )
             try:
                 await courier.run()
             except PartitionLost:

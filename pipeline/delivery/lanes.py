@@ -20,10 +20,11 @@ class State(Enum):
     RETRY = "retry"
     DELIVERED = "delivered"
     DEAD = "dead"
+    FILTERED = "filtered"  # by what the event became on its way
 
     @property
     def settled(self) -> bool:
-        return self is State.DELIVERED or self is State.DEAD
+        return self is State.DELIVERED or self is State.DEAD or self is State.FILTERED
 
 
 class Item:

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from random import random as uniform
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from destinations.contract import Definition, Settings
 from destinations.guard import Outbound, session
-from schemas.config import FilterConfig
+from pipeline.functions.installed import Functions
+from schemas.config import FilterConfig, FunctionConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -25,6 +27,8 @@ class Destination:
     settings: Settings
     sources: frozenset[str] | None = None
     filter: FilterConfig = field(default_factory=lambda: FilterConfig(types=None, events=None))
+
+    function: FunctionConfig | None = None
 
     @property
     def group(self) -> str:
@@ -57,14 +61,16 @@ class Limits:
 
 
 _public = partial(session, Outbound())
+_none = Functions(folder=Path("functions"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """Time, chance and the network. `now` is Unix time in seconds; `chance` is uniform in [0, 1); `http` opens the session of
-    a destination."""
+    a destination; `functions` are the customer's."""
 
     now: Callable[[], float] = time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Callable[[], float] = uniform
     http: "Callable[[], aiohttp.ClientSession]" = _public
+    functions: Functions = _none

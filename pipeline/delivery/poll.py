@@ -129,7 +129,10 @@ def _step(partition: Partition, part: Part | None, count: int, changed: Sequence
             if entry.origin is not None:
                 marks[entry.origin.partition] = entry.origin.offset
             item = entry.item
-            if item is not None:
+            if item is not None and item.state is State.FILTERED:
+                _count(counts, item.source)[1] += 1
+                last = _extend(filtered.setdefault(item.reason, []), last, entry.offset)
+            elif item is not None:
                 last = None
                 if item.state is State.DELIVERED:
                     _count(counts, item.source)[0] += 1
@@ -149,6 +152,8 @@ def _step(partition: Partition, part: Part | None, count: int, changed: Sequence
     for item in changed:
         if item.state is State.DELIVERED:
             _count(counts, item.source)[0] += 1
+        elif item.state is State.FILTERED:
+            _count(counts, item.source)[1] += 1
         elif item.state is State.DEAD:
             _count(counts, item.source)[2] += 1
             dead.append(item)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from destinations.contract import Delivered, Outcome, Rejected
+from destinations.contract import Delivered, Filtered, Outcome, Rejected
 from pipeline.delivery.attempt import Attempt
 from pipeline.delivery.lanes import Item, State
 from pipeline.delivery.limits import Limits
@@ -17,6 +17,8 @@ def settle(item: Item, outcome: Outcome, made: Attempt, now: float, chance: floa
     item.first_at = item.first_at or now
     if isinstance(outcome, Delivered):
         item.state, item.reason, item.ended_at = State.DELIVERED, "", now
+    elif isinstance(outcome, Filtered):
+        item.state, item.reason, item.ended_at = State.FILTERED, outcome.reason, now
     elif isinstance(outcome, Rejected) or _is_hopeless(item, made, now, limits):
         item.state, item.reason, item.ended_at = State.DEAD, outcome.reason, now
     else:

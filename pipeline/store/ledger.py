@@ -75,10 +75,10 @@ class Row(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What became of an exception that is listed already. Delivered ones lose their bytes."""
+    """What became of an exception that is listed already. Delivered and filtered ones lose their bytes."""
 
     offset: int
-    state: str  # retry, delivered, dead
+    state: str  # retry, delivered, filtered, dead
     attempts: int
     reason: str
     next_at: int
@@ -118,7 +118,7 @@ _ADVANCE: Final = text("""
 _CHANGE: Final = text("""
     UPDATE exceptions
     SET state = :state, attempts = :attempts, reason = :reason, next_at = :next_at,
-        value = CASE WHEN CAST(:state AS VARCHAR) = 'delivered' THEN NULL ELSE value END
+        value = CASE WHEN CAST(:state AS VARCHAR) IN ('delivered', 'filtered') THEN NULL ELSE value END
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset
 """)
 _STATE: Final = text("""
@@ -126,7 +126,7 @@ _STATE: Final = text("""
     ON CONFLICT (destination) DO UPDATE SET state = excluded.state, since = excluded.since, reason = excluded.reason
 """)
 _PURGE_BATCHES: Final = text("DELETE FROM destination_batches WHERE at < :before")
-_PURGE_DELIVERED: Final = text("DELETE FROM exceptions WHERE state = 'delivered' AND next_at < :before")
+_PURGE_DELIVERED: Final = text("DELETE FROM exceptions WHERE state IN ('delivered', 'filtered') AND next_at < :before")
 
 
 def claim(connection: Connection, destination: str, partitions: Collection[int], at: int) -> dict[int, Claim]:

@@ -148,7 +148,7 @@ log:
         f"millrace.yaml:1 sorces: unknown key; did you mean sources? (known: {', '.join(Config.model_fields)})",
         "millrace.yaml:3 sources.web.write_key: required; add `write_key: …`",
         "millrace.yaml:4 sources.web.writekey: unknown key; did you mean write_key? (known: write_key, "
-        "second_write_key, enabled, origins, oauth_clients, require_oauth, events_per_second)",
+        "second_write_key, enabled, origins, oauth_clients, require_oauth, events_per_second, function)",
         "millrace.yaml:5 sources.Bad Name: is not a name; start with a lower-case letter, then letters, digits, _ or -, "
         "63 in all at most",
         "millrace.yaml:8 sources.app.write_key: must be text; put it in quotes",
