@@ -153,7 +153,7 @@ def refusals(model: Model) -> dict[tuple[str, str], int]:
 # ── In memory ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=HISTORIES)
+@settings(max_examples=HISTORIES, deadline=None)
 @given(histories, configurations, configurations, st.integers(0, 14))
 def test_the_graph_is_the_models(history: list[Call], first: Configured, second: Configured, change: int):
     """A duplicate is left out before the graph, as the transaction does."""
@@ -271,6 +271,7 @@ fates = st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["", "", "", "dies
 def test_crashes_and_changes_of_configuration_leave_what_the_model_says(database: Database):
     @settings(
         max_examples=HISTORIES if not database.postgres else HISTORIES // 10,
+        deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
     @given(histories, fates, configurations, configurations, st.integers(0, 8))
