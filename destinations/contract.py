@@ -117,6 +117,14 @@ class Action(Generic[C, P]):
     concurrency: int = 8  # batches in flight at once; never two that hold one profile
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What an event becomes where it is not a request: a row of a table, the hand-over to a function."""
+
+    table: str
+    values: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition(Generic[S, C]):
     """A destination. `connect` opens what it needs for its life; `check` probes credentials and reachability without a
@@ -128,4 +136,6 @@ class Definition(Generic[S, C]):
     connect: Callable[[S, Env], AbstractAsyncContextManager[C]]
     check: Callable[[C], Awaitable[None]]
     actions: Sequence[Action[C, Any]]
+    preview: Callable[[S, Sequence[Any]], Sequence[Row]] | None = None
+    """The rows that payloads become, for destinations that are no services: what `preflight` compares. Pure."""
     warehouse: bool = False  # of an event's `integrations` object it obeys `Warehouses`, not `All`

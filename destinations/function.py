@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from destinations.contract import Action, Definition, Deliver, Env, Outcome, RawEvent, Settings
+from destinations.contract import Action, Definition, Deliver, Env, Outcome, RawEvent, Row, Settings
 from schemas.config import FunctionConfig
 from schemas.events import TYPES
 
@@ -29,12 +29,18 @@ async def call_handlers(deliver: Deliver, batch: Sequence[RawEvent]) -> Sequence
     return await deliver(batch)
 
 
+def preview(settings: FunctionSettings, batch: Sequence[RawEvent]) -> Sequence[Row]:
+    """What the function would be handed. What it does with that cannot be known without doing it."""
+    return [Row(f"function {settings.name}", event) for event in batch]
+
+
 definition: Final[Definition[FunctionSettings, Deliver]] = Definition(
     name="function",
     description="Hands events to a function of yours, written in Python.",
     settings=FunctionSettings,
     connect=connect,
     check=check,
+    preview=preview,
     actions=(
         Action(
             name="call_handlers",

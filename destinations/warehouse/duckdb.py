@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 from pydantic import Field
 
-from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Rejected, Retry, Settings
+from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Rejected, Retry, Row, Settings
 from destinations.warehouse.arrow import array_of, times_of
 from destinations.warehouse.inference import Type
 from destinations.warehouse.latest import Clock, decode_clocks, encode_clocks, fold
@@ -568,6 +568,17 @@ async def load_events(warehouse: Warehouse, batch: Sequence[RawEvent]) -> Sequen
     return outcomes
 
 
+def preview(settings: DuckDBSettings, batch: Sequence[RawEvent]) -> Sequence[Row]:
+    """The rows of events, as if each table had been made for them alone: values before their columns' types."""
+    made = build(batch)
+    return [
+        Row(f"{schema_name(source)}.{name}", {column: values[at] for column, values in chunk.columns.items()})
+        for (source, name), rows in sorted(made.tables.items())
+        for chunk in rows.chunks
+        for at in range(len(chunk.order))
+    ]
+
+
 definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
     name="duckdb",
     description="A warehouse in one local DuckDB file: a table per call type and one per event name.",
@@ -575,6 +586,7 @@ definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
     warehouse=True,
     connect=connect,
     check=check,
+    preview=preview,
     actions=(
         Action(
             name="load_events",

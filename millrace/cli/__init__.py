@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from millrace.cli import alerts, asking, identity, profiles, running, secrets, sending, setting_up
+from millrace.cli import alerts, asking, identity, preflight, profiles, running, secrets, sending, setting_up
 from millrace.problems import explained
 
 
@@ -26,6 +26,7 @@ for command in (
     *setting_up.COMMANDS,
     *secrets.COMMANDS,
     *alerts.COMMANDS,
+    *preflight.COMMANDS,
 ):
     commands.add_command(command)
 
