@@ -44,6 +44,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
     from collector.app import create_collector
     from collector.browser_sdk import browser_sdk_routes, read_browser_sdk
     from collector.oauth import oauth_routes
+    from collector.operations import OPERATIONS
     from collector.protocol import protocol_class
     from millrace.ingest_metrics import ingest_metrics
     from millrace.process import settle
@@ -70,6 +71,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 destinations=tuple(settings.destinations),
                 ingest_metrics=lambda: ingest_metrics(collector),
                 rules=Rules(settings.config.identity),
+                operations=OPERATIONS,
             )
             routes = [
                 *collector.routes(),

@@ -30,6 +30,30 @@ class Error(Shape):
     error: ErrorDetail
 
 
+# ── The tracking API ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Success(Shape):
+    """The log has what was sent."""
+
+    success: Literal[True]
+
+
+class IngestError(Shape):
+    """Why nothing of a request was kept: `message` and `error` are the same, for the sake of all SDKs."""
+
+    success: Literal[False]
+    code: str
+    message: str
+    error: str
+
+
+class State(Shape):
+    """Whether the process lives, or takes requests."""
+
+    status: Literal["alive", "ready"]
+
+
 # ── Profiles ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

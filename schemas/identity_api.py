@@ -164,3 +164,25 @@ class Suspects(Shape):
     """What looks wrong, the worst first."""
 
     suspects: Sequence[SuspectView]
+
+
+class UnmergeBody(Shape):
+    """What to take apart: a merge, or two ids. One of them is given."""
+
+    merge: str | None = Field(None, description="Id of a merge.")
+    cut: Sequence[str] | None = Field(None, description="Two ids as type:value.", min_length=2, max_length=2)
+    dry_run: bool = Field(False, description="Only say what would happen.")
+
+
+class UnmergeProfileBody(Shape):
+    """Which merge of a profile to undo."""
+
+    merge_id: str
+    dry_run: bool = Field(False, description="Only say what would happen.")
+
+
+class RemergeBody(Shape):
+    """Which split to lift."""
+
+    split: str
+    dry_run: bool = Field(False, description="Only say what would happen.")

@@ -3,8 +3,9 @@
 import base64
 import binascii
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any, Final
 
 from prometheus_client import Metric
 from starlette.applications import Starlette
@@ -16,15 +17,39 @@ from pipeline.identity import Rules
 from pipeline.log import Log
 from pipeline.query import identity, metrics, paths, refusals, usage
 from pipeline.query.balance import balance
+from pipeline.query.endpoints import Endpoints, Handler
 from pipeline.query.profile_api import manage
 from pipeline.query.profile_api.app import ProfileApi, ProfileRoute
+from pipeline.query.profile_api.operations import OPERATIONS
 from pipeline.store.database import Database
-from schemas.api import Error, ErrorDetail, Shape
+from schemas.api import (
+    Balance,
+    Error,
+    ErrorDetail,
+    EventPaths,
+    ProfileReads,
+    ProfileView,
+    RefusalsPage,
+    Shape,
+    State,
+    TokenMade,
+    TokensPage,
+    TokenView,
+    TokenWanted,
+    UsagePage,
+)
 from schemas.errors import MillraceError, Refused, Unavailable
 from schemas.exact_json import json_dumps, json_loads
+from schemas.identity_api import (
+    Explanation,
+    RemergeBody,
+    SplitDone,
+    Suspects,
+    UnmergeBody,
+    UnmergeProfileBody,
+)
+from schemas.openapi import TEXT, Media, Operation, Parameter, document, whole
 from schemas.topics import EVENTS
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_api(
@@ -35,29 +60,42 @@ def create_api(
     destinations: Collection[str],
     ingest_metrics: Callable[[], Iterable[Metric]] = tuple,
     rules: Rules | None = None,
+    operations: Sequence[Operation] = (),
 ) -> Starlette:
     """The application. `token` opens the profile and management APIs, as Basic user name or Bearer; `/health`, `/ready` and
     `/metrics` are open. `destinations` are the configured names; `ingest_metrics` adds the collector's own counters; `rules` say how
-    ids are compared. `state.profiles` is the profile API, to be closed at the end."""
+    ids are compared; `operations` are what else the server answers, for the OpenAPI document. `state.profiles` is the profile API, to be closed at the end."""
     profiles = ProfileApi(log, database, api_token=token, rules=rules)
+    endpoints = Endpoints()
+    get, post, delete = endpoints.get, endpoints.post, endpoints.delete
 
+    @get("/health", "Whether the process lives", State, open_to_all=True)
     async def health(_: Request) -> Response:
-        return Json({"status": "alive"})
+        return Json(State(status="alive"))
 
+    @get("/ready", "Whether events can be taken", State, open_to_all=True)
     async def ready(_: Request) -> Response:
         await log.bounds(EVENTS)
-        return Json({"status": "ready"})
+        return Json(State(status="ready"))
 
+    @get("/metrics", "Figures for Prometheus", Media(metrics.CONTENT_TYPE, TEXT), open_to_all=True)
     async def show_metrics(_: Request) -> Response:
         return Response(await metrics.exposition(log, database, ingest_metrics()), media_type=metrics.CONTENT_TYPE)
 
+    @get("/api/openapi.json", "This document", Media("application/json", {"type": "object"}), open_to_all=True)
+    async def show_document(_: Request) -> Response:
+        return Json(document([*operations, *OPERATIONS, *endpoints.operations()], version("millrace")))
+
+    @get("/api/balance", "The books of every source and destination", Balance)
     async def show_balance(_: Request) -> Response:
         return Json(await balance(log, database, destinations))
 
+    @get("/api/events/{message_id}", "The path of an event", EventPaths, whole_path=True)
     async def show_event(request: Request) -> Response:
         found = await paths.find(log, database, destinations, request.path_params["message_id"])
         return Json(found)
 
+    @get("/api/tail", "Paths of events as they come, without end", Media("application/x-ndjson", TEXT))
     async def tail(_: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
             async for line in paths.Tail(log, database, destinations).lines():
@@ -66,80 +104,108 @@ def create_api(
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
-    async def show_profile(request: Request) -> Response:
-        address = request.path_params["address"]
-        return Json(await manage.show(profiles, database, address, request.query_params))
+    @get("/api/refusals", "Refused events, the latest first", RefusalsPage, *_REFUSALS)
+    async def show_refusals(request: Request) -> Response:
+        return Json(await refusals.page(database, request.query_params, request.url.path))
 
-    async def show_reads(request: Request) -> Response:
-        address = request.path_params["address"]
-        return Json(await manage.reads_of(profiles, database, address, request.query_params))
+    @get("/api/usage", "Events, bytes and users by month and source", UsagePage, *_USAGE)
+    async def show_usage(request: Request) -> Response:
+        return Json(await usage.page(database, request.query_params))
 
+    # ── Profiles ──
+
+    @get("/api/profiles/export", "Every profile, a line each", Media("application/x-ndjson", TEXT), *_EXPORT)
     async def export(request: Request) -> Response:
         headers, lines = await manage.every_profile(profiles, database, request.query_params)
         return StreamingResponse(lines, headers=dict(headers), media_type="application/x-ndjson")
 
-    async def tokens(request: Request) -> Response:
-        if request.method == "POST":
-            return Json(await manage.make_token(profiles, database, await body_of(request)))
+    @get("/api/profiles/{address}/reads", "Who read a profile", ProfileReads, _READS, whole_path=True)
+    async def show_reads(request: Request) -> Response:
+        address = request.path_params["address"]
+        return Json(await manage.reads_of(profiles, database, address, request.query_params))
+
+    @get("/api/profiles/{address}", "A profile in one object", ProfileView, _AFTER, whole_path=True)
+    async def show_profile(request: Request) -> Response:
+        address = request.path_params["address"]
+        return Json(await manage.show(profiles, database, address, request.query_params))
+
+    @get("/api/tokens", "All tokens, without their secrets", TokensPage)
+    async def tokens(_: Request) -> Response:
         return Json(await manage.list_tokens(database))
 
+    @post("/api/tokens", "Make a token", TokenWanted, TokenMade)
+    async def make_token(request: Request) -> Response:
+        return Json(await manage.make_token(profiles, database, await body_of(request)))
+
+    @delete("/api/tokens/{token}", "End a token", TokenView)
     async def revoke_token(request: Request) -> Response:
         return Json(await manage.revoke_token(profiles, database, request.path_params["token"]))
 
+    # ── Identity ──
+
+    @get("/api/identity/explain", "Why a profile is what it is", Explanation, _ID)
     async def explain_identity(request: Request) -> Response:
         return Json(await identity.explanation(database, request.query_params.get("id", "")))
 
+    @get("/api/identity/suspects", "Ids and profiles that look wrong", Suspects, _limited(500, 50))
+    async def suspects(request: Request) -> Response:
+        return Json(await identity.suspicious(database, request.query_params))
+
+    @post("/api/identity/unmerge", "Undo a merge, or take two ids apart", UnmergeBody, SplitDone)
     async def unmerge(request: Request) -> Response:
         return Json(await identity.unmerge(log, database, await body_of(request)))
 
+    @post("/api/identity/remerge", "Lift a split", RemergeBody, SplitDone)
     async def remerge(request: Request) -> Response:
         return Json(await identity.remerge(log, database, await body_of(request)))
 
+    @post(
+        "/v1/spaces/default/collections/users/profiles/{address}/unmerge",
+        "Undo a merge of a profile",
+        UnmergeProfileBody,
+        SplitDone,
+        whole_path=True,
+    )
     async def unmerge_profile(request: Request) -> Response:
         address = request.path_params["address"]
         return Json(await identity.unmerge_of(log, database, address, await body_of(request)))
 
-    async def suspects(request: Request) -> Response:
-        return Json(await identity.suspicious(database, request.query_params))
-
-    async def show_refusals(request: Request) -> Response:
-        return Json(await refusals.page(database, request.query_params, request.url.path))
-
-    async def show_usage(request: Request) -> Response:
-        return Json(await usage.page(database, request.query_params))
-
-    guarded = _guard(token)
     api = Starlette(
         routes=[
-            Route(
-                "/v1/spaces/default/collections/users/profiles/{address:path}/unmerge",
-                guarded(unmerge_profile),
-                methods=["POST"],
-            ),
+            *endpoints.routes(_guard(token), under="/v1/"),
             ProfileRoute(profiles),
-            Route("/health", health),
-            Route("/ready", ready),
-            Route("/metrics", show_metrics),
-            Route("/api/balance", guarded(show_balance)),
-            Route("/api/events/{message_id:path}", guarded(show_event)),
-            Route("/api/identity/explain", guarded(explain_identity)),
-            Route("/api/identity/unmerge", guarded(unmerge), methods=["POST"]),
-            Route("/api/identity/remerge", guarded(remerge), methods=["POST"]),
-            Route("/api/identity/suspects", guarded(suspects)),
-            Route("/api/refusals", guarded(show_refusals)),
-            Route("/api/usage", guarded(show_usage)),
-            Route("/api/tail", guarded(tail)),
-            Route("/api/profiles/export", guarded(export)),
-            Route("/api/profiles/{address:path}/reads", guarded(show_reads)),
-            Route("/api/profiles/{address:path}", guarded(show_profile)),
-            Route("/api/tokens", guarded(tokens), methods=["GET", "POST"]),
-            Route("/api/tokens/{token}", guarded(revoke_token), methods=["DELETE"]),
-            Route("/{path:path}", _unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            *endpoints.routes(_guard(token), under="/"),
+            Route("/{path:path}", endpoints.unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ],
-        exception_handlers={MillraceError: _failed},
+        exception_handlers={MillraceError: _failed, 404: _nowhere},
     )
     api.state.profiles = profiles
     return api
+
+
+# ── Parameters ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _limited(most: int, default: int) -> Parameter:
+    return Parameter("limit", "At most so many.", whole(1, most, default))
+
+
+_NEXT: Final = Parameter("next", "The cursor of the page before.", TEXT)
+_AFTER: Final = Parameter("after", "Wait for the event with this messageId.", TEXT)
+_ID: Final = Parameter("id", "Any id of the profile, as type:value, or its own.", TEXT)
+_READS: Final = _limited(1_000, 100)
+_REFUSALS: Final = (
+    Parameter("source", "Only of this source.", TEXT),
+    Parameter("code", "Only with this reason.", TEXT),
+    Parameter("since", "Received at this time or later, ISO 8601.", TEXT),
+    _limited(500, 50),
+    _NEXT,
+)
+_USAGE: Final = (Parameter("month", "Only this month, such as 2026-11.", TEXT),)
+_EXPORT: Final = (
+    Parameter("as_of", "What an export that was interrupted said in Millrace-Export-As-Of.", TEXT),
+    Parameter("after", "The cursor of the last line that arrived.", TEXT),
+)
 
 
 async def body_of(request: Request) -> dict[str, Any]:
@@ -160,8 +226,9 @@ class Json(JSONResponse):
         return json_dumps(content.json_object() if isinstance(content, Shape) else content)
 
 
-async def _unknown(request: Request) -> Response:
-    raise Refused("not_found", f"There is nothing at {request.url.path}.", status=404)
+async def _nowhere(request: Request, _: Exception) -> Response:
+    """What no route can have, such as a line break in a path."""
+    return _error(404, "not_found", f"There is nothing at {request.url.path[:200]}.")
 
 
 async def _failed(_: Request, error: Exception) -> Response:

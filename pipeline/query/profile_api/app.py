@@ -73,7 +73,7 @@ class ProfileApi:
         self._searches = many.Searches(database)
         self._rates = rates or Rates()
         self._requests = (f"{prefix}{number:x}".encode() for prefix in [token_hex(6)] for number in count(1))
-        self._resources: Mapping[str, Callable[[Ask, Head], Awaitable[dict[str, Any]]]] = {
+        self.resources: Mapping[str, Callable[[Ask, Head], Awaitable[dict[str, Any]]]] = {
             "traits": self._traits,
             "external_ids": self._external_ids,
             "events": self._events,
@@ -81,7 +81,7 @@ class ProfileApi:
             "links": self._links,
             "merges": self._merges,
         }
-        self._posts: Mapping[str, Callable[[Ask, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
+        self.posts: Mapping[str, Callable[[Ask, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
             "lookup": self._lookup,
             "batch": self._batch,
             "search": self._search,
@@ -146,7 +146,7 @@ class ProfileApi:
         if found.space != SPACE:
             raise Refused("authentication_error", "The token is not one of that space.", status=401)
         ask = Ask(token, found.space, checked_collection(found.collection), _query(scope["query_string"]))
-        post = self._posts.get(found.rest[0].decode("ascii", "replace")) if len(found.rest) == 1 else None
+        post = self.posts.get(found.rest[0].decode("ascii", "replace")) if len(found.rest) == 1 else None
         _allow_method(scope, "POST" if post is not None else "GET", self._is_route(found))
         if post is not None:
             return json_dumps(await post(ask, _json(given, await _body(receive))))
@@ -159,8 +159,8 @@ class ProfileApi:
 
     def _is_route(self, found: Target) -> bool:
         if len(found.rest) == 2:
-            return found.rest[1].decode("ascii", "replace") in self._resources
-        return not found.rest or found.rest[0].decode("ascii", "replace") in self._posts
+            return found.rest[1].decode("ascii", "replace") in self.resources
+        return not found.rest or found.rest[0].decode("ascii", "replace") in self.posts
 
     async def _wait(self, query: Mapping[str, str]) -> None:
         if message_id := query.get("after"):
@@ -174,7 +174,7 @@ class ProfileApi:
         if ask.query.get("next"):
             await self._check_owner(ask.query, head)
         self.audit.note(ask.token.id, resource, (head.id,))
-        return await self._resources[resource](ask, head)
+        return await self.resources[resource](ask, head)
 
     async def _check_owner(self, query: Mapping[str, str], head: Head) -> None:
         """A cursor is of the profile's own list, or of one that it has absorbed since."""
@@ -233,8 +233,8 @@ class ProfileApi:
     async def _lookup(self, ask: Ask, body: Mapping[str, Any]) -> dict[str, Any]:
         """A GET whose id stands in the body, where it is not logged: `id`, `resource`, and the parameters of that resource."""
         named, resource = body.get("id"), body.get("resource", "traits")
-        if not isinstance(named, str) or not isinstance(resource, str) or resource not in self._resources:
-            known = ", ".join(self._resources)
+        if not isinstance(named, str) or not isinstance(resource, str) or resource not in self.resources:
+            known = ", ".join(self.resources)
             raise Refused("invalid_request_error", f"The body needs `id`, and `resource` as one of {known}.")
         query = {**_texts(body), **ask.query}
         await self._wait(query)
