@@ -1,6 +1,5 @@
 """`preflight`: what a new configuration would send of recorded events, against the present one."""
 
-import asyncio
 import sys
 from collections import Counter, defaultdict
 from datetime import datetime
@@ -39,6 +38,8 @@ def preflight(
 
     Recorded events go through both configurations, and the requests and rows are compared. Nothing is sent: requests end in this
     process, and functions have no network. Exit 0: the same, 1: differences, 2: misused."""
+    import asyncio
+
     from millrace import logs, preflight
     from millrace.settings import load_settings
 
