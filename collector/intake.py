@@ -31,6 +31,7 @@ OVERHEAD: Final = 1024  # bytes that a request holds besides its body and its re
 GROUP_BYTES: Final = 2 << 20  # of one append, about
 SIZEABLE: Final = 64 << 10  # bytes that are worth an append although another one is under way
 MAX_APPENDS: Final = 4  # at once
+GATHER_SECONDS: Final = 0.001  # for as many requests as last time; a timer of the loop takes up to twice that
 SLOW_RETRY: Final = 5.0
 
 
@@ -97,7 +98,10 @@ class Intake:
         self._gathering: deque[_Group] = deque()
         self._appending: dict[_Group, None] = {}  # in the order they began
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flush_due = False
+        self._usual = 1  # requests of the append before
+        self._looking = False  # whether more have arrived
+        self._found = False
+        self._waiting: asyncio.TimerHandle | None = None  # for the usual number
         self._late = 0
         self._watchdog: asyncio.TimerHandle | None = None
 
@@ -186,20 +190,47 @@ class Intake:
         group.entries.append((exchange, accepted, size))
         group.records += accepted.records
         group.size += weight
-        if not self._flush_due and (not self._appending or group.size >= SIZEABLE):
-            self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        self._found = True
+        if self._waiting is not None:
+            if len(self._gathering[0].entries) >= self._usual:
+                self._look_again()
+        elif not self._looking and (not self._appending or group.size >= SIZEABLE):
+            self._look_again()
 
-    def _flush(self) -> None:
+    def _look_again(self) -> None:
+        """Before an append: a turn of the loop reads what has arrived by now."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._looking, self._found = True, False
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Appends once no more arrive and there are as many as last time, which a busy server waits for a moment. So a quiet one
+        goes on at once, and a busy one makes few and large appends: a commit costs the same for one event and for a hundred."""
+        first = self._gathering[0]
+        self._looking = False
+        if first.size >= SIZEABLE:
+            self._flush(loop)
+        elif self._found:
+            self._look_again()
+        elif len(first.entries) < self._usual:
+            self._waiting = loop.call_later(GATHER_SECONDS, self._flush, loop)
+        else:
+            self._flush(loop)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         """Appends what was gathered. While an append is under way a few requests wait for more to come, which they do not
-        pay for: the log would make them wait too, and one commit costs the same for one event and for a hundred."""
-        self._flush_due = False
+        pay for: the log would make them wait too."""
+        self._waiting = None
         while self._gathering and len(self._appending) < MAX_APPENDS:
             if self._appending and self._gathering[0].size < SIZEABLE:
                 break
             group = self._gathering.popleft()
+            self._usual = len(group.entries)
             self._appending[group] = None
-            task = asyncio.get_running_loop().create_task(self._append(group))
+            task = loop.create_task(self._append(group))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -221,7 +252,8 @@ class Intake:
                 self.release(exchange)
             del self._appending[group]
             self._late -= group.late
-            self._flush()
+            if self._gathering and not self._looking and self._waiting is None:
+                self._look_again()
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks now and then for groups that have waited too long: far cheaper than a timer for each request. Clients are

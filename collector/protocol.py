@@ -120,6 +120,7 @@ class IngestProtocol(HttpToolsProtocol):
         self._whole = b""  # the head in what is being parsed, when all of it is there
         self._after_head = 0  # bytes that follow it there
         self._head_bytes = 0
+        self._head_goes_on = False  # since the chunk before
         self._version = ""
         self._state = _IDLE
         self._since = 0.0  # of the state
@@ -179,6 +180,7 @@ class IngestProtocol(HttpToolsProtocol):
             self._whole = data[:end] if end > 3 else b""
             self._after_head = len(data) - end
         self._chunk = len(data)
+        self._head_goes_on = before == _HEAD
         if before == _BODY:
             self._since = self.loop.time()
         while data:
@@ -190,7 +192,7 @@ class IngestProtocol(HttpToolsProtocol):
             except httptools.HttpParserError as error:
                 self._break_off(_message_of(error))
             break
-        if before == _HEAD and self._state == _HEAD:
+        if self._head_goes_on and self._state == _HEAD:
             self._head_bytes += self._chunk
             if self._head_bytes > self.limits.head_bytes:
                 self._break_off(self._too_long_a_head())
@@ -308,6 +310,7 @@ class IngestProtocol(HttpToolsProtocol):
             self._enter(_HEAD)
             self._begun = self._since
             self._head_bytes = 0
+            self._head_goes_on = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -107,6 +108,19 @@ async def test_pipelined_requests_are_answered_in_order_and_none_is_lost(server:
         statuses = [await client.status() for _ in requests]
     assert statuses == [status for _, status in requests]
     assert sorted(event.message_id for event in log.events) == sorted(["m1", "m2", "m3"] * 5)
+
+
+async def test_requests_may_be_cut_anywhere_on_their_way(server: Server, log: RecordingLog) -> None:
+    """Each piece ends one head, brings more than a head may hold, and begins another head."""
+    request = post("/v1/t", single("m1"))
+    stream, count = request * 1_000, 40_000 // len(request)
+    cut = [0, *range(20, len(stream), count * len(request)), len(stream)]
+    async with server.running() as port, connected(port) as client:
+        for start, end in pairwise(cut):
+            client.send(stream[start:end])
+            await asyncio.sleep(0.01)
+        assert [await client.status() for _ in range(1_000)] == [200] * 1_000
+    assert len(log.events) == 1_000
 
 
 async def test_a_request_that_arrives_byte_by_byte_is_taken(server: Server, log: RecordingLog) -> None:
