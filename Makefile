@@ -13,7 +13,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 help:
 	@echo 'make run    start everything here, data in ./data (ARGS="--port 8081" and more: .venv/bin/millrace up --help)'
 	@echo 'make test   lint, types and every test, on real Kafka and PostgreSQL'
-	@echo 'make nightly  the laws of identity over twenty times as many random histories'
+	@echo 'make nightly  ten thousand histories, hostile requests and bytes for half an hour'
 	@echo 'make check  lint and types'
 	@echo 'make bench  measure; results in benchmarks/results (ARGS chooses)'
 	@echo 'make browser-sdk  put the browser SDK into the data folder, from where pages can load it (needs npm)'
@@ -27,7 +27,10 @@ test: $(READY) kafka sdks check
 	$(BIN)/python -m pytest $(ARGS)
 
 nightly: $(READY)
-	MILLRACE_HISTORIES=10000 $(BIN)/python -m pytest --timeout 3600 tests/properties/test_identity_model.py $(ARGS)
+	MILLRACE_HISTORIES=10000 MILLRACE_REQUESTS=200 $(BIN)/python -m pytest --timeout 3600 \
+		tests/properties/test_identity_model.py tests/contracts/test_openapi.py $(ARGS)
+	$(BIN)/python -m benchmarks.fuzz --minutes 10
+	$(BIN)/python -m benchmarks.fuzz_decoder -max_total_time=600 -timeout=10 -print_final_stats=1
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -17,7 +17,7 @@ from tests.acceptance.test_drain import a_collector
 from tests.http import connected, post
 
 IDLE = 1_000
-CONNECTS = 2_000  # in ten seconds at the most: 10,000 in a minute are a sixth slower
+CONNECTS = 10_000
 EVENT = json.dumps({"event": "A", "userId": "u", "writeKey": "wk"}).encode()
 
 
@@ -57,7 +57,7 @@ async def test_a_thousand_idle_connections_and_ten_thousand_connects_a_minute(
     for _ in range(CONNECTS // 20):
         await asyncio.gather(*[one_event(port) for _ in range(20)])
     took = time.monotonic() - began
-    assert took < 10
+    assert took < 60
     assert process.memory_info().rss - before < 64 << 20
     for _, writer in idle:
         writer.write(post("/v1/t", EVENT))
