@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.delivery.limits import Destination
     from pipeline.enrich import Enrichment
     from pipeline.functions.installed import Functions
+    from pipeline.functions.runner import Runner
     from pipeline.log import Log
     from pipeline.store.database import Database
     from schemas.config import Channel
@@ -95,14 +96,19 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
     from pipeline.worker import run_worker
 
     with enrichment(settings) as enriched:
-        async with open_log(settings) as events:
+        async with open_log(settings) as events, source_functions(settings) as transforms:
             with open_database(settings) as database:
                 await asyncio.to_thread(usable, settings, database)
                 settle()
                 ready()
                 async with beside(keep_telling(events, database, stop)):
                     await run_worker(
-                        events, database, stop=stop, identity=settings.config.identity, enrichment=enriched
+                        events,
+                        database,
+                        stop=stop,
+                        identity=settings.config.identity,
+                        enrichment=enriched,
+                        functions=transforms,
                     )
 
 
@@ -285,6 +291,21 @@ def functions(settings: Settings) -> "Functions":
         logs=settings.environment.data / "function-logs",
         allow=[str(one) for one in settings.config.outbound.allow],
     )
+
+
+@asynccontextmanager
+async def source_functions(settings: Settings) -> "AsyncIterator[Mapping[str, Runner]]":
+    """The function of each source that has one, ready. ConfigError when one cannot be loaded."""
+    installed = functions(settings)
+    async with AsyncExitStack() as stack:
+        runners = {}
+        for name, source in settings.sources.items():
+            if source.function is not None:
+                try:
+                    runners[name] = await stack.enter_async_context(installed.opened(source.function, "source"))
+                except Unavailable as error:
+                    raise ConfigError(f"sources.{name}.function: {error}") from error
+        yield runners
 
 
 def channels(settings: Settings, http: "ClientSession") -> "Mapping[str, Tell]":

@@ -2,25 +2,30 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
 from pipeline.enrich import Enrichment
-from pipeline.identity import Rules
+from pipeline.functions.runner import Runner
+from pipeline.functions.source import Ran, through
 from pipeline.log import Batch, Log, Record
 from pipeline.parse import Work, parse
 from pipeline.running import ahead, one_behind, steadily, until
 from pipeline.store.database import Database
-from pipeline.store.intake import Emission, apply, positions
+from pipeline.store.intake import Emission, applied_positions, apply, positions
 from pipeline.store.rules import in_force
+from pipeline.store.transformed import any_left, apply_transformed
 from schemas.errors import PartitionLost, Unavailable
 from schemas.events import encode_resolved
 from schemas.identity import IdentityConfig
 from schemas.topics import EVENTS, RESOLVED
 
 GROUP = "pipeline"
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -32,10 +37,11 @@ async def run_worker(
     stop: asyncio.Event,
     identity: IdentityConfig | None = None,
     enrichment: Enrichment | None = None,
+    functions: Mapping[str, Runner] | None = None,
     max_records: int = 4_000,
 ) -> None:
     """Works until `stop` is set, then finishes the poll in hand. Without `enrichment`, events go on as they came; `identity` is
-    the configuration of which a new version begins when it is not the latest.
+    the configuration of which a new version begins when it is not the latest; `functions` are those of sources, by name.
 
     Order of promises: the transaction, then `resolved`, then the commit. Whatever dies in between, the next member
     begins where emission was last known to be complete and emits again what may be missing. One poll is emitted while the
@@ -57,12 +63,31 @@ async def run_worker(
                 stop,
                 "reading the identity rules",
             )
-            polls = _polls(until(stop, aiter(subscription)), enrichment, rules)
-            async with one_behind() as begin:
-                async for batches, work in ahead(polls) if database.postgres else polls:
+            left = await steadily(lambda: database.read(any_left), stop, "reading what functions made")
+            runners = functions or {}
 
-                    async def applied(work: Work = work) -> list[Emission]:
-                        return await database.run(lambda connection: apply(connection, work, emitted, rules))
+            def parsed(batches: Sequence[Batch]) -> Work:
+                enrichment.refresh()
+                return parse(batches, enrichment, rules)
+
+            async def transformed(batches: Sequence[Batch]) -> tuple[Work, Ran | None]:
+                if not runners and not left:
+                    return await asyncio.to_thread(parsed, batches), None
+                ran = await through(runners, batches)
+                await steadily(lambda: _give_back(events, database, ran), stop, "adding what functions split off")
+                work = await asyncio.to_thread(parsed, ran.batches)
+                return replace(work, refusals=[*work.refusals, *ran.refusals]), ran
+
+            polls = _polls(until(stop, aiter(subscription)), transformed)
+            async with one_behind() as begin:
+                async for batches, (work, ran) in ahead(polls) if database.postgres else polls:
+
+                    async def applied(work: Work = work, ran: Ran | None = ran) -> list[Emission]:
+                        if ran is None:
+                            return await database.run(lambda connection: apply(connection, work, emitted, rules))
+                        return await database.run(
+                            lambda connection: apply_transformed(connection, work, ran, emitted, rules, parsed)
+                        )
 
                     emissions = await steadily(applied, stop, "applying events")
 
@@ -79,15 +104,18 @@ async def run_worker(
 
 
 async def _polls(
-    polls: AsyncIterator[Sequence[Batch]], enrichment: Enrichment, rules: Rules
-) -> AsyncIterator[tuple[Sequence[Batch], Work]]:
+    polls: AsyncIterator[Sequence[Batch]], work: Callable[[Sequence[Batch]], Awaitable[T]]
+) -> AsyncIterator[tuple[Sequence[Batch], T]]:
     async for batches in polls:
-        yield batches, await asyncio.to_thread(_parsed, batches, enrichment, rules)
+        yield batches, await work(batches)
 
 
-def _parsed(batches: Sequence[Batch], enrichment: Enrichment, rules: Rules) -> Work:
-    enrichment.refresh()
-    return parse(batches, enrichment, rules)
+async def _give_back(events: Log, database: Database, ran: Ran) -> None:
+    """Appends what splits added. Those of records that are applied were appended before."""
+    if ran.added:
+        applied = await database.read(applied_positions)
+        fresh = [record for origin, record in ran.added if origin.offset >= applied.get(origin.partition, 0)]
+        await events.append(EVENTS, fresh)
 
 
 def _records(emissions: Sequence[Emission]) -> list[Record]:

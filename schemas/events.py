@@ -258,6 +258,16 @@ def encode_resolved(
     )
 
 
+def source_of(value: bytes) -> str:
+    """The source of a value of `events`, without reading the rest. ValueError when it is not one."""
+    if value[:5] != EVENT_HEADER:
+        raise ValueError(f"not an event record: starts with {value[:5].hex()}")
+    try:
+        return _read_text(value, 5)[0]
+    except IndexError as error:
+        raise ValueError(f"not an event record: {error}") from error
+
+
 def decode_event(value: bytes) -> Event:
     """Reads a value of `events`. ValueError when it is not one (a poison record)."""
     if value[:5] != EVENT_HEADER:

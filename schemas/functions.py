@@ -3,6 +3,7 @@
 Function files import the three exceptions from `millrace.functions`.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -42,3 +43,20 @@ class FunctionCode(StrEnum):
 
 
 HANDLERS: Final = ("on_track", "on_identify", "on_page", "on_screen", "on_group", "on_alias", "on_delete", "on_batch")
+
+_MEND = "Mend the function; try it on the event with `millrace functions test`."
+FUNCTION_REMEDIES: Final[Mapping[str, str]] = {
+    FunctionCode.DROPPED: "The function dropped it; nothing to do, unless it should not.",
+    FunctionCode.UNSUPPORTED: "Give the function a handler for events of this type, if it is to take them.",
+    FunctionCode.INVALID: "The function refused it; its words say why.",
+    FunctionCode.RETRY: "The function asked for another try; see why, where the reason does not say.",
+    FunctionCode.RETRIES_SPENT: "The function asked for another try each time; see what it waits for.",
+    FunctionCode.RAISED: _MEND,
+    FunctionCode.ANSWER: _MEND,
+    FunctionCode.TIMEOUT: "Make the function faster, or raise its timeout.",
+    FunctionCode.MEMORY: "Let the function use less memory, or raise its memory_mb.",
+    FunctionCode.CRASHED: _MEND,
+    FunctionCode.LOCKED_OUT: "The function failed again and again and is left alone for a while; mend it and start the role again.",
+    FunctionCode.BAD_DEPLOY: "Mend the function's file, so that it can be loaded.",
+}
+"""What a person can do about each code."""

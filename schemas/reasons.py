@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
+from schemas.functions import FUNCTION_REMEDIES
+
 
 class Reason(StrEnum):
     """A reason code, as it stands in `refused` of the event record."""
@@ -45,7 +47,9 @@ class Reason(StrEnum):
 
 def remedy_for(code: str | None) -> str | None:
     """What a person can do about a reason code; None for one that is not known, from another version perhaps."""
-    return REMEDIES.get(Reason(code)) if code in _CODES else None
+    if code in _CODES:
+        return REMEDIES[Reason(code)]
+    return FUNCTION_REMEDIES.get((code or "").partition(":")[0])
 
 
 _CODES: Final = frozenset(Reason)

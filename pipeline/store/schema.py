@@ -18,6 +18,7 @@ Reading:
 Books:
   events       one row per accepted event: dedupe key and where it stands in the log
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
+  transformed  what functions of sources made of events that are applied and perhaps not emitted
   intake       counters of the pipeline, in the transaction of the positions they belong to
   usage        events, bytes and a sketch of the users of each month and source
   destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
@@ -236,6 +237,14 @@ positions: Final = Table(
     Column("applied", BigInteger, nullable=False),  # next offset to apply
     Column("emitted", BigInteger, nullable=False),  # next offset whose resolved record may be missing
     Column("updated_at", BigInteger, nullable=False),
+)
+
+transformed: Final = Table(
+    "transformed",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("value", LargeBinary, nullable=False),  # the record as a source's function made it
 )
 
 intake: Final = Table(
