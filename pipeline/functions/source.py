@@ -31,9 +31,10 @@ _LONGEST_PAUSE: Final = 1.0  # seconds between two; the other sources wait as we
 @dataclass(slots=True)
 class Ran:
     """A poll after its functions. `originals` are the values of all records that went through one, `made` those that were changed;
-    `batches` is what is left to parse, `added` what splits give back to `events`."""
+    `batches` is what is left to parse, `added` what splits give back to `events`, `starts` the first offset of each partition."""
 
     batches: Sequence[Batch]
+    starts: dict[int, int] = field(default_factory=dict)
     originals: dict[Origin, bytes] = field(default_factory=dict)
     made: dict[Origin, bytes] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Ran:
 
 async def through(runners: Mapping[str, Runner], batches: Sequence[Batch]) -> Ran:
     """Puts the events of sources with a function through it, all sources side by side."""
-    ran = Ran(batches)
+    ran = Ran(batches, {batch.partition: batch.records[0].offset for batch in batches})
     wanted: dict[str, list[tuple[Origin, Event]]] = {}
     for batch in batches:
         for record in batch.records:

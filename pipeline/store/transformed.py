@@ -52,7 +52,7 @@ def _as_applied(connection: Connection, work: Work, ran: Ran, applied: Mapping[i
     """The poll with its records below the applied position as they were applied."""
     values = {
         origin: value for origin, value in ran.originals.items() if origin.offset < applied.get(origin.partition, 0)
-    } | _stored(connection, work, applied)
+    } | _stored(connection, work, ran, applied)
     if not values:
         return work
     then = reparse([_batch(origin, value) for origin, value in sorted(values.items())])
@@ -61,14 +61,16 @@ def _as_applied(connection: Connection, work: Work, ran: Ran, applied: Mapping[i
     return Work(sorted(events, key=lambda one: one.origin), sorted(refusals, key=lambda one: one.origin), work.ends)
 
 
-def _stored(connection: Connection, work: Work, applied: Mapping[int, int]) -> dict[Origin, bytes]:
+def _stored(connection: Connection, work: Work, ran: Ran, applied: Mapping[int, int]) -> dict[Origin, bytes]:
     table = schema.transformed
     return {
         Origin(partition, offset): bytes(value)
         for partition, end in work.ends.items()
         for offset, value in connection.execute(
             select(table.c.offset, table.c.value).where(
-                table.c.partition == partition, table.c.offset < min(end, applied.get(partition, 0))
+                table.c.partition == partition,
+                table.c.offset >= ran.starts.get(partition, end),
+                table.c.offset < min(end, applied.get(partition, 0)),
             )
         )
     }

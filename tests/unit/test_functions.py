@@ -226,7 +226,7 @@ def test_an_answer_is_an_outcome(answer: Answer, means: Outcome) -> None:
 AT = 1_700_000_000_000_000
 BODY = {"type": "track", "event": "A", "messageId": "m1", "timestamp": "client's", "_metadata": {"bundled": []}}
 EVENT = Event("web", "track", "m1", "a1", None, AT, None, AT, "client", "1.2.3.4", None, orjson.dumps(BODY))
-SEEN = {
+SEEN: dict[str, Any] = {
     "type": "track",
     "event": "A",
     "messageId": "m1",
