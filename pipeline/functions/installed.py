@@ -90,29 +90,29 @@ def outcome(answer: Answer, locked_for: float) -> Outcome:
         case Kind.DONE:
             return DELIVERED
         case Kind.DROPPED:
-            return Filtered(FunctionCode.DROPPED)
+            return Filtered(_reason(FunctionCode.DROPPED))
         case Kind.UNSUPPORTED:
-            return Filtered(FunctionCode.UNSUPPORTED)
+            return Filtered(_reason(FunctionCode.UNSUPPORTED))
         case Kind.RETRY:
             reason, after = json_loads(answer.data)
             return Retry(_reason(FunctionCode.RETRY, reason), after)
         case Kind.TIMEOUT:
-            return Retry(FunctionCode.TIMEOUT)
+            return Retry(_reason(FunctionCode.TIMEOUT))
         case Kind.LATE:
-            return Retry(FunctionCode.TIMEOUT, after=0.0)
+            return Retry(_reason(FunctionCode.TIMEOUT), after=0.0)
         case Kind.LOCKED_OUT:
-            return Retry(FunctionCode.LOCKED_OUT, after=max(locked_for, _OWN_TIME))
+            return Retry(_reason(FunctionCode.LOCKED_OUT), after=max(locked_for, _OWN_TIME))
         case Kind.INVALID:
             return Rejected(_reason(FunctionCode.INVALID, words))
         case Kind.RAISED:
             return Rejected(_reason(FunctionCode.RAISED, words))
         case Kind.MEMORY:
-            return Rejected(FunctionCode.MEMORY)
+            return Rejected(_reason(FunctionCode.MEMORY))
         case Kind.CRASHED:
-            return Rejected(FunctionCode.CRASHED)
+            return Rejected(_reason(FunctionCode.CRASHED))
         case Kind.ANSWER | Kind.EVENT | Kind.SEVERAL:
             return Rejected(_reason(FunctionCode.ANSWER, words if answer.kind is Kind.ANSWER else "events"))
 
 
-def _reason(code: FunctionCode, words: str) -> str:
+def _reason(code: FunctionCode, words: str = "") -> str:
     return f"{code}: {words}"[:_WORDS] if words else str(code)

@@ -118,8 +118,8 @@ def _take(ran: Ran, origin: Origin, event: Event, sent: bytes, answer: Answer) -
 def _code(answer: Answer) -> str:
     means = outcome(answer, 0.0)
     if isinstance(means, Retry) and answer.kind is Kind.RETRY:
-        return FunctionCode.RETRIES_SPENT
-    return getattr(means, "reason", FunctionCode.ANSWER)
+        return str(FunctionCode.RETRIES_SPENT)
+    return str(getattr(means, "reason", FunctionCode.ANSWER))
 
 
 def _refuse(ran: Ran, origin: Origin, event: Event, code: str) -> None:

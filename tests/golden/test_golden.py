@@ -24,7 +24,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from destinations.contract import Action, Delivered, Env, Outcome, Rejected
+from destinations.contract import Action, Delivered, Env, Filtered, Outcome, Rejected
 from destinations.registry import definition
 from schemas.errors import MillraceError
 
@@ -86,6 +86,8 @@ def shown(outcome: Outcome) -> Any:
         return "delivered"
     if isinstance(outcome, Rejected):
         return {"rejected": outcome.reason}
+    if isinstance(outcome, Filtered):
+        return {"filtered": outcome.reason}
     return {"retry": outcome.reason} | ({} if outcome.after is None else {"after": outcome.after})
 
 

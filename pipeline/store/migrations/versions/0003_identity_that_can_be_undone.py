@@ -115,5 +115,15 @@ def downgrade() -> None:
     op.drop_column("edges", "seq")
     for name in ("apart", "last_message", "last_source", "rules", "message_id", "source", "seq", "home"):
         op.drop_column("nodes", name)
-    for name in ("merges", "apart", "added", "last_message", "last_source", "message_id", "source", "seq", "collection"):
+    for name in (
+        "merges",
+        "apart",
+        "added",
+        "last_message",
+        "last_source",
+        "message_id",
+        "source",
+        "seq",
+        "collection",
+    ):
         op.drop_column("profiles", name)
