@@ -5,16 +5,15 @@ Pure: body, route, source, clock and id factory in, log records out.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
 from collector.body import BODY_LIMIT, too_large
 from collector.item import (
+    EVENT_LIMIT,
     ID_LIMIT,
     MESSAGE_ID_LIMIT,
-    SHALLOW_SIZE,
     Context,
     Envelope,
     Item,
@@ -31,15 +30,15 @@ from collector.item import (
     with_new_names,
     without_depths,
 )
+from collector.plain import plain_records
 from collector.routes import Channel, Route
-from collector.rules import CONSENT_EVENT, refusal, usable_id
+from collector.rules import refusal, usable_id
 from collector.timestamps import event_time, parse_time
 from pipeline.log.contract import Record
 from schemas.errors import Refused
-from schemas.events import NOT_SENT, TYPES, Event, encode_event, event_head, event_sent, event_tail, join_event
+from schemas.events import TYPES, Event, encode_event, event_tail
 from schemas.reasons import Reason
 
-EVENT_LIMIT: Final = 32_768  # bytes of one event's JSON
 EVENTS_LIMIT: Final = 2_500  # events of one batch
 GROWTH_LIMIT: Final = 16 << 20  # bytes that the events of one request may grow to by what the batch adds to each
 
@@ -104,12 +103,16 @@ class _Request(NamedTuple):
     new_id: Callable[[], str]
     disabled: Collection[str] = frozenset()
 
+    def tail(self) -> bytes:
+        """`event_tail` of those that are in order."""
+        return event_tail(self.received_at, self.channel, self.ip if self.channel == "client" else None)
+
 
 def _accept_plain_single(
     body: bytes, kind: str, source: str | None, sources: Mapping[str, str], request: _Request
 ) -> Accepted | None:
     """None for what is wrong or merely unusual: the general way has to look at it."""
-    if body[:1] != b"{" or b"\\" in body or not body.isascii():
+    if b"\\" in body or not body.isascii():
         return None
     try:
         plain = decode_plain(body)
@@ -118,8 +121,8 @@ def _accept_plain_single(
     source = source or source_of(sources, plain.write_key)
     if source in request.disabled:
         return None
-    sent_at = plain.sent_at
-    record = plain_record(plain, kind, body, None if sent_at is None else parse_time(sent_at), _Shared(source, request))
+    _, received_at, _, new_id, _ = request
+    (record,) = plain_records(((plain, body),), kind, None, source, received_at, request.tail(), new_id)
     return None if record is None else Accepted(source, (record,), {source: 1}, _NONE_REFUSED)
 
 
@@ -130,9 +133,9 @@ def _accept_single(
         item, body = decode(decode_item, body)
     except RecursionError as error:
         raise _nested_too_deeply() from error
-    taker = _Taker(_Shared(source or source_of(sources, item.write_key), request))
+    taker = _Taker(source or source_of(sources, item.write_key), request)
     taker.take(item, kind, body, reason=_disabled(taker))
-    taken = _sum(taker.shared.source, (taker,))
+    taken = _sum(taker.source, (taker,))
     if Reason.MESSAGE_TOO_LARGE in taker.refused:
         message = f"Exceed payload limit: an event holds at most {EVENT_LIMIT} bytes"
         taken.answer = Refused(Reason.MESSAGE_TOO_LARGE, message)
@@ -140,7 +143,7 @@ def _accept_single(
 
 
 def _disabled(taker: "_Taker") -> Reason | None:
-    return Reason.SOURCE_DISABLED if taker.shared.source in taker.shared.request.disabled else None
+    return Reason.SOURCE_DISABLED if taker.source in taker.request.disabled else None
 
 
 def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], request: _Request) -> Accepted:
@@ -149,14 +152,14 @@ def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], r
         source = source_of(sources, envelope.write_key)
     additions, sent_at = _additions(envelope), parse_time(envelope.sent_at)
     if source is not None and additions is None and not too_deep and source not in request.disabled:
-        return _accept_plainly(body, envelope.batch, sent_at, _Shared(source, request))
+        return _accept_plainly(body, envelope, source, request)
     bodies = [too_deep.pop(bytes(raw), bytes(raw)) for raw in envelope.batch]
     if too_deep:  # elsewhere than in the list of events
         raise _nested_too_deeply()
     items = [_item(body) for body in bodies]
     each_by_its_own_key = source is None
     source = source or _first_source(items, sources)
-    takers = {source: _Taker(_Shared(source, request))}
+    takers = {source: _Taker(source, request)}
     taker, reason = takers[source], None
     for number, (item, body) in enumerate(zip(items, bodies, strict=True)):
         if each_by_its_own_key:
@@ -185,37 +188,44 @@ def _nested_too_deeply() -> Refused:
     return Refused("invalid_request", "body is nested too deeply")
 
 
-def _accept_plainly(body: bytes, batch: Sequence[msgspec.Raw], sent_at: int | None, shared: "_Shared") -> Accepted:
+def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Request) -> Accepted:
     """A batch of one source that adds nothing to its events, as nearly all are."""
-    taker = _Taker(shared)
-    records = taker.records
-    for raw, plain in zip(batch[:EVENTS_LIMIT], _plains(body, batch), strict=False):
-        event = bytes(raw)
-        record = None
-        if plain is not None:
-            own = plain.sent_at
-            record = plain_record(plain, plain.type, event, sent_at if own is None else parse_time(own), shared)
+    bodies = list(map(bytes, envelope.batch[:EVENTS_LIMIT]))
+    _, received_at, _, new_id, _ = request
+    records = plain_records(
+        zip(_plains(body, bodies), bodies, strict=False),
+        None,
+        envelope.sent_at,
+        source,
+        received_at,
+        request.tail(),
+        new_id,
+    )
+    if len(bodies) == len(envelope.batch) and None not in records:
+        return Accepted(source, cast(list[Record], records), {source: len(records)} if records else {}, _NONE_REFUSED)
+    taker, sent_at = _Taker(source, request), parse_time(envelope.sent_at)
+    for record, event in zip(records, bodies, strict=True):
         if record is None:
             taker.take(item := _item(event), item.type, event, sent_at)
         else:
-            records.append(record)
+            taker.records.append(record)
             taker.accepted += 1
-    for raw in batch[EVENTS_LIMIT:]:
+    for raw in envelope.batch[EVENTS_LIMIT:]:
         taker.take(item := _item(bytes(raw)), item.type, bytes(raw), sent_at, None, Reason.TOO_MANY_EVENTS)
-    return _sum(shared.source, (taker,))
+    return _sum(source, (taker,))
 
 
-def _plains(body: bytes, batch: Sequence[msgspec.Raw]) -> Iterable[Plain | None]:
+def _plains(body: bytes, bodies: Sequence[bytes]) -> Iterable[Plain | None]:
     """The events of a batch decoded as usual ones, at once if all of them are; None for one that is not."""
     try:
         return decode_plain_batch(body).batch
     except (msgspec.MsgspecError, RecursionError):
-        return map(_plain, batch)
+        return map(_plain, bodies)
 
 
-def _plain(raw: msgspec.Raw) -> Plain | None:
+def _plain(body: bytes) -> Plain | None:
     try:
-        return decode_plain(raw)
+        return decode_plain(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
 
@@ -245,7 +255,7 @@ def _taker_for(
     if source is None:
         return takers[default], Reason.UNKNOWN_SOURCE
     if source not in takers:
-        takers[source] = _Taker(_Shared(source, request))
+        takers[source] = _Taker(source, request)
     return takers[source], None
 
 
@@ -257,8 +267,8 @@ def _sum(source: str, takers: Collection["_Taker"]) -> Accepted:
     return Accepted(
         source=source,
         records=records,
-        accepted={taker.shared.source: taker.accepted for taker in takers if taker.accepted},
-        refused={(taker.shared.source, reason): count for taker in takers for reason, count in taker.refused.items()},
+        accepted={taker.source: taker.accepted for taker in takers if taker.accepted},
+        refused={(taker.source, reason): count for taker in takers for reason, count in taker.refused.items()},
     )
 
 
@@ -284,82 +294,13 @@ def _additions(envelope: Envelope) -> _Additions | None:
     return _Additions(context, integrations) if context or integrations else None
 
 
-class _Shared:
-    """What the records of one source in one request share, encoded once."""
-
-    __slots__ = ("new_id", "received_at", "request", "sent", "sent_at", "source", "stamp", "tail")
-
-    def __init__(self, source: str, request: _Request) -> None:
-        self.source, self.request = source, request
-        channel, self.received_at, ip, self.new_id, _ = request
-        self.stamp = self.received_at // 1000
-        self.tail = event_tail(self.received_at, channel, ip if channel == "client" else None)
-        self.sent_at: int | None = None
-        self.sent = NOT_SENT
-
-    def sent_part(self, sent_at: int | None) -> bytes:
-        """Events of a batch mostly share it."""
-        if sent_at != self.sent_at:
-            self.sent_at, self.sent = sent_at, event_sent(sent_at)
-        return self.sent
-
-
-_new_record: Final = partial(tuple.__new__, Record)  # a third of the cost of calling the class
-
-
-def plain_record(plain: Plain, kind: str | None, body: bytes, sent_at: int | None, shared: _Shared) -> Record | None:
-    """The record of an event that is in order in the usual way. None for every other: the general way decides about it.
-
-    `plain` being decoded, its fields have the right types and lengths; what is left is what the types cannot say."""
-    if kind == "track":
-        event = plain.event
-        if event is None or event == CONSENT_EVENT:
-            return None
-    elif kind not in _PLAIN_TYPES:
-        return None
-    size = len(body)
-    if size > EVENT_LIMIT or (size >= SHALLOW_SIZE and is_nested_too_deeply(body)):
-        return None
-    context = plain.context
-    if context is not None and context.direct is True:
-        return None
-    anonymous_id, user_id = plain.anonymous_id, plain.user_id
-    anonymous = user = None
-    if anonymous_id is not None:
-        if anonymous_id.isspace():
-            return None
-        anonymous = anonymous_id.encode()
-    if user_id is not None:
-        if user_id.isspace():
-            return None
-        user = user_id.encode()
-    elif anonymous is None:
-        return None
-    received_at = shared.received_at
-    text = plain.timestamp or plain.original_timestamp
-    value = join_event(
-        event_head(shared.source, kind),
-        (plain.message_id or shared.new_id()).encode(),
-        anonymous,
-        user,
-        received_at if text is None else event_time(parse_time(text), sent_at, received_at),
-        shared.sent if sent_at == shared.sent_at else shared.sent_part(sent_at),
-        shared.tail,
-        body,
-    )
-    return _new_record((anonymous or user, value, shared.stamp, -1))
-
-
-_PLAIN_TYPES: Final = frozenset({"identify", "page", "screen"})
-
-
 class _Taker:
     """Turns any events of one source into log records, one after the other."""
 
-    __slots__ = ("accepted", "records", "refused", "shared")
+    __slots__ = ("accepted", "records", "refused", "request", "source")
 
-    def __init__(self, shared: _Shared) -> None:
-        self.shared = shared
+    def __init__(self, source: str, request: _Request) -> None:
+        self.source, self.request = source, request
         self.records: list[Record] = []
         self.accepted = 0
         self.refused: dict[Reason, int] = {}
@@ -374,28 +315,27 @@ class _Taker:
         reason: Reason | None = None,
     ) -> None:
         """Adds the record of one event. `reason` is set when it is refused already."""
-        original = body
+        request, original = self.request, body
         if reason is None and (additions is not None or has_old_names(item, kind)):
             item, kind, body, reason = _rewritten(item, kind, body, additions)
         anonymous_id, user_id = usable_id(item.anonymous_id), usable_id(item.user_id)
         if reason is None:
             reason = _size_refusal(body) or refusal(kind, item, body, anonymous_id, user_id)
         sent_at = batch_sent_at if item.sent_at is None else parse_time(item.sent_at)
-        timestamp = event_time(parse_time(item.timestamp or item.original_timestamp), sent_at, self.shared.received_at)
+        timestamp = event_time(parse_time(item.timestamp or item.original_timestamp), sent_at, request.received_at)
         message_id = item.message_id
         if reason is None:
             self.accepted += 1
-            message_id = message_id or self.shared.new_id()
+            message_id = message_id or request.new_id()
         else:
             self.refused[reason] = self.refused.get(reason, 0) + 1
             body = original
             kind = kind if kind in TYPES else ""
             anonymous_id, user_id = _short(anonymous_id, ID_LIMIT), _short(user_id, ID_LIMIT)
-            message_id = _short(usable_id(message_id), MESSAGE_ID_LIMIT) or self.shared.new_id()
-        request = self.shared.request
+            message_id = _short(usable_id(message_id), MESSAGE_ID_LIMIT) or request.new_id()
         ip = request.ip if request.channel == "client" or _speaks_for_a_device(item) else None
         event = Event(
-            self.shared.source,
+            self.source,
             kind,
             message_id,
             anonymous_id,
@@ -408,7 +348,7 @@ class _Taker:
             reason,
             body,
         )
-        self.records.append(Record(event.key, encode_event(event), self.shared.stamp))
+        self.records.append(Record(event.key, encode_event(event), request.received_at // 1000))
 
 
 def _speaks_for_a_device(item: Item) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from schemas.errors import Refused
 
+EVENT_LIMIT: Final = 32_768  # bytes of one event's JSON
 DEPTH_LIMIT: Final = 128  # levels; encoders downstream end at 254
 SHALLOW_SIZE: Final = 2 * DEPTH_LIMIT  # bytes; what is shorter cannot be deeper
 ID_LIMIT: Final = 512  # characters; at four bytes each they still fit an index page of PostgreSQL

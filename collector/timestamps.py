@@ -5,7 +5,6 @@ Times are UTC microseconds since 1970. Digits beyond the microsecond are cut.
 
 import re
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 EARLIEST: Final = -62_135_596_800_000_000  # 0001-01-01
@@ -19,21 +18,25 @@ def parse_time(text: Any) -> int | None:
     None for everything else, and for times outside the years 1 to 9999."""
     if type(text) is not str:
         return None
-    if len(text) == 24 and text[19] == "." and text[23] == "Z":  # what nearly all SDKs send
-        second, millis = _second(text[:19]), _MILLIS.get(text[20:23])
-        if second is not None and millis is not None:
-            return second + millis
-    return _parse_any(text)
+    second, millis = _SECONDS.get(text[:20]), MILLIS.get(text[20:])
+    if second is not None and millis is not None:  # what nearly all SDKs send
+        return second + millis
+    return _parse_any(text) if millis is None else _parse_new_second(text)
 
 
-_MILLIS: Final = {f"{number:03d}": number * 1000 for number in range(1000)}
-_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
+MILLIS: Final = {f"{number:03d}Z": number * 1000 for number in range(1000)}
+"""The end of such a time, after the point, in microseconds."""
+_SECONDS: Final[dict[str, int]] = {}  # the beginning, up to and with the point: events of a batch mostly share theirs
+_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.")
 
 
-@lru_cache(maxsize=8192)
-def _second(text: str) -> int | None:
-    """Events of a batch mostly share their seconds."""
-    return _parse_any(text + "Z") if _SECOND.fullmatch(text) else None
+def _parse_new_second(text: str) -> int | None:
+    micros = _parse_any(text)
+    if micros is not None and _SECOND.fullmatch(text, 0, 20):
+        if len(_SECONDS) >= 8192:
+            _SECONDS.clear()
+        _SECONDS[text[:20]] = micros - MILLIS[text[20:]]
+    return micros
 
 
 def _parse_any(text: str) -> int | None:

@@ -99,7 +99,7 @@ def _varint(n: int) -> bytes:
 
 
 # Two bytes of a varint at once: with more to follow, and as its end. Half the time of the loop.
-_PAIRS: Final = tuple(bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14))
+PAIRS: Final = tuple(bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14))
 _ENDS: Final = tuple(_varint(n) for n in range(1 << 14))
 
 
@@ -109,28 +109,33 @@ def _long(n: int) -> bytes:
     if n < 1 << 14:
         return _ENDS[n]
     if 1 << 42 <= n < 1 << 56:  # microseconds of the years 1970 to 3111
-        return _PAIRS[n & 0x3FFF] + _PAIRS[n >> 14 & 0x3FFF] + _PAIRS[n >> 28 & 0x3FFF] + _ENDS[n >> 42]
+        return PAIRS[n & 0x3FFF] + PAIRS[n >> 14 & 0x3FFF] + PAIRS[n >> 28 & 0x3FFF] + _ENDS[n >> 42]
     return _varint(n)
 
 
-def _micros(n: int) -> bytes:
+def micros(n: int) -> bytes:
     """`_long` for a time. Times of one run mostly lie in the same two minutes and share their upper bytes."""
     n <<= 1
-    upper = _UPPER.get(n >> 28)
-    if upper is None:
-        return _new_micros(n)
-    return _PAIRS[n & 0x3FFF] + _PAIRS[n >> 14 & 0x3FFF] + upper
+    upper = _UPPER.get(n >> 28) or upper_micros(n >> 28)
+    lower = n & 0xFFFFFFF
+    return PAIRS[lower & 0x3FFF] + PAIRS[lower >> 14] + upper if upper else _long(n >> 1)
 
 
 _UPPER: Final[dict[int, bytes]] = {}
 
 
-def _new_micros(doubled: int) -> bytes:
-    if 1 << 42 <= doubled < 1 << 56:
-        if len(_UPPER) >= 4096:  # times that clients make up
-            _UPPER.clear()
-        _UPPER[doubled >> 28] = _PAIRS[doubled >> 28 & 0x3FFF] + _ENDS[doubled >> 42]
-    return _long(doubled >> 1)
+def upper_micros(upper: int) -> bytes:
+    """The last bytes of a time from 1970 to 3111, given its double without the lower 28 bits, which are two of `PAIRS`. Empty for
+    other times."""
+    piece = _UPPER.get(upper)
+    if piece is not None:
+        return piece
+    if not 1 << 14 <= upper < 1 << 28:
+        return b""
+    if len(_UPPER) >= 4096:  # times that clients make up
+        _UPPER.clear()
+    piece = _UPPER[upper] = PAIRS[upper & 0x3FFF] + _ENDS[upper >> 14]
+    return piece
 
 
 def _utf8(text: str) -> bytes:
@@ -146,13 +151,14 @@ def _optional_text(text: str | None) -> bytes:
     return b"\x00" if text is None else b"\x02" + _text(text)
 
 
+# What stands before a text or bytes of a size, and before one that may be absent. A loop over events looks them up in place.
+SIZES: Final = tuple(_varint(n << 1) for n in range((1 << 15) + 1))
+TEXTS: Final = tuple(b"\x02" + SIZES[n] for n in range(1 << 12))
+ABSENT: Final = b"\x00"
+
+
 def _length(n: int) -> bytes:
-    return _ENDS[n << 1] if n < 1 << 13 else _varint(n << 1)
-
-
-_ABSENT: Final = b"\x00"
-NOT_SENT: Final = _ABSENT  # `event_sent` of None
-_PRESENT: Final = tuple(b"\x02" + _length(n) for n in range(1 << 12))  # and then a text of that many bytes
+    return SIZES[n] if n <= 1 << 15 else _varint(n << 1)
 
 
 @lru_cache(maxsize=4096)
@@ -163,7 +169,7 @@ def event_head(source: str, kind: str) -> bytes:
 
 def event_tail(received_at: int, channel: str, ip: str | None, refused: str | None = None) -> bytes:
     """The part of a record value from `received_at` up to and with `refused`."""
-    return _micros(received_at) + (
+    return micros(received_at) + (
         _caller(channel, ip) if refused is None else _caller(channel, ip)[:-1] + _optional_text(refused)
     )
 
@@ -171,60 +177,34 @@ def event_tail(received_at: int, channel: str, ip: str | None, refused: str | No
 @lru_cache(maxsize=4096)
 def _caller(channel: str, ip: str | None) -> bytes:
     """The part of a record value that is the channel, the address, and that nothing was refused."""
-    return _text(channel) + _optional_text(ip) + _ABSENT
+    return _text(channel) + _optional_text(ip) + ABSENT
 
 
 def event_sent(sent_at: int | None) -> bytes:
     """The part of a record value that is `sent_at`."""
-    return _ABSENT if sent_at is None else b"\x02" + _micros(sent_at)
-
-
-def join_event(
-    head: bytes,
-    message_id: bytes,
-    anonymous_id: bytes | None,
-    user_id: bytes | None,
-    timestamp: int,
-    sent: bytes,
-    tail: bytes,
-    body: bytes,
-) -> bytes:
-    """The record value of an event: what many events share comes encoded, ids as UTF-8.
-
-    Byte for byte what fastavro writes, at a quarter of the cost."""
-    return b"".join(
-        (
-            head,
-            _length(len(message_id)),
-            message_id,
-            _ABSENT if anonymous_id is None else _present(anonymous_id),
-            _ABSENT if user_id is None else _present(user_id),
-            _micros(timestamp),
-            sent,
-            tail,
-            _length(len(body)),
-            body,
-        )
-    )
+    return ABSENT if sent_at is None else b"\x02" + micros(sent_at)
 
 
 def _present(text: bytes) -> bytes:
     """The second branch of an optional text or bytes."""
     size = len(text)
-    return (_PRESENT[size] if size < 1 << 12 else b"\x02" + _length(size)) + text
+    return (TEXTS[size] if size < 1 << 12 else b"\x02" + _length(size)) + text
 
 
 def encode_event(event: Event) -> bytes:
-    """The record value of an event."""
-    return join_event(
-        event_head(event.source, event.type),
-        _utf8(event.message_id),
-        None if event.anonymous_id is None else _utf8(event.anonymous_id),
-        None if event.user_id is None else _utf8(event.user_id),
-        event.timestamp,
-        event_sent(event.sent_at),
-        event_tail(event.received_at, event.channel, event.ip, event.refused),
-        event.body,
+    """The record value of an event, byte for byte what fastavro writes, at a quarter of the cost."""
+    return b"".join(
+        (
+            event_head(event.source, event.type),
+            _text(event.message_id),
+            _optional_text(event.anonymous_id),
+            _optional_text(event.user_id),
+            micros(event.timestamp),
+            event_sent(event.sent_at),
+            event_tail(event.received_at, event.channel, event.ip, event.refused),
+            _length(len(event.body)),
+            event.body,
+        )
     )
 
 
@@ -252,7 +232,7 @@ def encode_resolved(
             _long(origin.offset),
             ids,
             b"\x00",
-            _ABSENT if context is None else _present(context),
+            ABSENT if context is None else _present(context),
             event_value[5:],
         )
     )

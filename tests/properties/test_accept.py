@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,55 @@ def test_the_good_events_of_a_batch_all_go_through_whatever_their_neighbours_are
     through = {event.message_id for record in result.records if not (event := decode_event(record.value)).refused}
     assert len(result.records) == len(items)
     assert {f"m{n}" for n, (good, _) in enumerate(items) if good} <= through
+
+
+times = st.sampled_from(
+    [
+        "2026-01-01T00:00:00.000Z",
+        "2026-01-01T00:00:00.999Z",
+        "2026-01-01T00:00:01.000Z",
+        "2026-01-01T00:00:00Z",
+        "2026-01-01T00:00:00.123456Z",
+        "2026-01-01",
+        "1969-12-31T23:59:59.999Z",
+        "1970-01-01T00:00:00.000Z",
+        "0001-01-01T00:00:00.000Z",
+        "9999-12-31T23:59:59.000Z",
+        "9999-12-31T23:59:59.999Z",
+        "never",
+        "",
+        7,
+        None,
+    ]
+)
+usual_events = st.fixed_dictionaries(
+    {"type": st.sampled_from(["track", "identify", "page", "screen", "alias", "Track"])},
+    optional={
+        "event": st.sampled_from(["A", "", "Segment Consent Preference Updated"]),
+        "messageId": st.sampled_from(["m", "", "\u00e9", "x" * 101]),
+        "userId": st.sampled_from(["u", "", " ", "\u00e9" * 512, "x" * 513, 7]),
+        "anonymousId": st.sampled_from(["a", "", "\t", "\U0001f600" * 512]),
+        "timestamp": times,
+        "originalTimestamp": times,
+        "sentAt": times,
+        "context": st.sampled_from([None, {}, {"direct": True}, {"direct": False}]),
+        "properties": st.sampled_from([{}, {"deep": [[]]}, 7]),
+    },
+)
+
+
+@given(st.lists(usual_events, max_size=6), times, st.booleans())
+def test_the_short_way_and_the_general_way_make_the_same_of_every_event(
+    events: list[dict[str, Any]], sent_at: Any, one_by_one: bool
+) -> None:
+    bodies = [json.dumps({**event, "writeKey": "wk"}, ensure_ascii=False).encode() for event in events]
+    if not one_by_one:
+        bodies = [b'{"batch":[%b],"writeKey":"wk","sentAt":%b}' % (b",".join(bodies), json.dumps(sent_at).encode())]
+    path = "/v1/t" if one_by_one else "/v1/batch"
+    quick = [taken(body, path) for body in bodies]
+    with mock.patch("collector.accept.plain_records", lambda events, *_: [None for _ in events]):
+        general = [taken(body, path) for body in bodies]
+    assert quick == general
 
 
 @given(st.binary(), st.sampled_from([b"", b"gzip", b"deflate", b"br", b"zstd", b"br, gzip"]))

@@ -11,10 +11,11 @@ import brotli
 import pytest
 import zstandard
 
-from collector.accept import EVENT_LIMIT, EVENTS_LIMIT, Accepted, accept
+from collector.accept import EVENTS_LIMIT, Accepted, accept
 from collector.body import BODY_LIMIT, decompress
 from collector.headers import Authorization, client_ip, preflight
 from collector.ids import MessageIds
+from collector.item import EVENT_LIMIT
 from collector.routes import ROUTES
 from collector.timestamps import event_time, parse_time
 from schemas.errors import Refused
@@ -720,7 +721,7 @@ def test_an_event_in_order_is_taken_in_the_same_way_whichever_way_looks_at_it(mo
     bodies = [json.dumps(one).encode() for one in (track(), track(messageId="m", timestamp="2026-01-01T00:00:00.123Z"))]
     envelope = b'{"batch":[%b],"sentAt":"2026-01-01T00:00:01.000Z"}' % b",".join(bodies)
     quick = [taken(body) for body in bodies] + [taken(envelope, "/v1/batch")]
-    monkeypatch.setattr("collector.accept.plain_record", lambda *_: None)
+    monkeypatch.setattr("collector.accept.plain_records", lambda events, *_: [None for _ in events])
     general = [taken(body) for body in bodies] + [taken(envelope, "/v1/batch")]
     assert [tuple(one.records) for one in quick] == [tuple(one.records) for one in general]
     assert [one.accepted for one in quick] == [one.accepted for one in general]

@@ -22,11 +22,7 @@ from schemas.events import (
     decode_resolved,
     encode_event,
     encode_resolved,
-    event_head,
-    event_sent,
-    event_tail,
     iso,
-    join_event,
     materialize,
 )
 
@@ -128,25 +124,6 @@ def test_a_resolved_event_is_written_byte_for_byte_as_fastavro_writes_it(
     profile_id, origin, ids, event, context = parts
     expected = RESOLVED_HEADER + written(RESOLVED_SCHEMA, resolved_record(*parts))
     assert encode_resolved(profile_id, origin, ids, encode_event(event), context) == expected
-
-
-@given(st.lists(events, max_size=5), texts, longs, st.none() | texts)
-def test_what_the_events_of_a_request_share_is_encoded_once(
-    batch: list[Event], source: str, received_at: int, ip: str | None
-) -> None:
-    for one in batch:
-        event = one._replace(source=source, received_at=received_at, channel="server", ip=ip)
-        value = join_event(
-            event_head(source, event.type),
-            event.message_id.encode(),
-            None if event.anonymous_id is None else event.anonymous_id.encode(),
-            None if event.user_id is None else event.user_id.encode(),
-            event.timestamp,
-            event_sent(event.sent_at),
-            event_tail(received_at, "server", ip, event.refused),
-            event.body,
-        )
-        assert value == encode_event(event)
 
 
 # ── Read by hand ──────────────────────────────────────────────────────────────────────────────────────────────────
