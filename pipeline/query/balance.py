@@ -15,7 +15,8 @@ import orjson
 
 from pipeline.log import Log, Record
 from pipeline.profile import message_key
-from pipeline.store import books, paths
+from pipeline.store import accepted, books
+from pipeline.store.accepted import Applied
 from pipeline.store.books import Books, Intake, Settled
 from pipeline.store.database import Database
 from schemas.api import Balance, DestinationBalance, SourceBalance
@@ -125,13 +126,13 @@ def _marks(positions: Mapping[tuple[str, int], tuple[int, str]], name: str, part
     }
 
 
-async def _in_transit(log: Log, database: Database, snapshot: Books) -> list[tuple[Event, paths.Applied]]:
+async def _in_transit(log: Log, database: Database, snapshot: Books) -> list[tuple[Event, Applied]]:
     """Accepted events whose emission to `resolved` is not known to be complete: the last poll of each partition."""
-    found: list[tuple[Event, paths.Applied]] = []
+    found: list[tuple[Event, Applied]] = []
     async for partition, events in _scan(log, EVENTS, snapshot.emitted, decode_event, ends=snapshot.applied):
         by_origin = {Origin(partition, record.offset): event for record, event in events}
         keys = {message_key(event.source, event.message_id) for _, event in events}
-        applied = await database.read(partial(paths.applied, keys=keys))
+        applied = await database.read(partial(accepted.find, keys=keys))
         found += [(by_origin[one.origin], one) for one in applied.values() if one.origin in by_origin]
     return sorted(found, key=lambda one: one[1].origin)
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pipeline.log import Log, Record
 from pipeline.profile import message_key
-from pipeline.store import paths
+from pipeline.store import accepted, paths
+from pipeline.store.accepted import Applied
 from pipeline.store.database import Database
 from pipeline.store.intake import applied_positions
 from pipeline.store.paths import Outcome
@@ -93,7 +94,7 @@ async def find(log: Log, database: Database, destinations: Collection[str], mess
     """Every path that a messageId took: one per source that sent it, and each refusal. Refused when there is none."""
     sources = await database.read(paths.known_sources)
     keys = {message_key(source, message_id): source for source in sources}
-    found = await database.read(lambda connection: paths.applied(connection, keys))
+    found = await database.read(lambda connection: accepted.find(connection, keys))
     traced = [await _trace(log, database, destinations, applied) for applied in found.values()]
     refused = await database.read(lambda connection: paths.refusals(connection, message_id.replace("\0", "\ufffd")))
     answers = [describe(path) for path in traced if path is not None] + [_refusal(row) for row in refused]
@@ -105,7 +106,7 @@ async def find(log: Log, database: Database, destinations: Collection[str], mess
     return EventPaths(events=answers)
 
 
-async def _trace(log: Log, database: Database, destinations: Collection[str], applied: paths.Applied) -> Path | None:
+async def _trace(log: Log, database: Database, destinations: Collection[str], applied: Applied) -> Path | None:
     batch = await log.read(EVENTS, *applied.origin, max_records=1)
     if batch is None or batch.records[0].offset != applied.origin.offset:
         return None  # retention has removed it
@@ -132,7 +133,7 @@ async def _trace(log: Log, database: Database, destinations: Collection[str], ap
     return path
 
 
-async def _resolved(log: Log, applied: paths.Applied, event: Event) -> Origin | None:
+async def _resolved(log: Log, applied: Applied, event: Event) -> Origin | None:
     """Where an applied event stands in `resolved`: it was put there soon after it was processed."""
     partition = partition_of(applied.profile.encode() or event.key, log.partitions(RESOLVED))
     offset = await log.offset_at(RESOLVED, partition, applied.processed_at // 1000)

@@ -6,18 +6,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from sqlalchemy import Connection, select, tuple_
 
-from pipeline.store import bulk, schema
-from schemas.events import Origin
-
-_APPLIED = 'SELECT key, partition, "offset", profile, processed_at FROM events WHERE key {}'
-
-
-class Applied(NamedTuple):
-    """An event that the pipeline has taken into a profile (empty: none)."""
-
-    origin: Origin
-    profile: str
-    processed_at: int
+from pipeline.store import schema
 
 
 class Batch(NamedTuple):
@@ -52,12 +41,6 @@ class Outcome(NamedTuple):
     reason: str = ""
     at: int | None = None
     attempts: int = 0
-
-
-def applied(connection: Connection, keys: Iterable[bytes]) -> dict[bytes, Applied]:
-    """Accepted events by deduplication key."""
-    rows = bulk.select(connection, _APPLIED, list(keys), kind="bytea")
-    return {bytes(key): Applied(Origin(partition, offset), *rest) for key, partition, offset, *rest in rows}
 
 
 def refusals(connection: Connection, message_id: str, most: int = 10) -> list[dict[str, Any]]:

@@ -11,12 +11,23 @@ Identity (DESIGN: nodes, edges, profiles):
   violation an id that a rule refused, with the first event that brought it
   link      a user's node and an account's, seen on one event
 
+Forgetting:
+  regulations              what was asked for: delete, suppress, lift; how far it is, and the receipt
+  regulation_destinations  what became of it at each destination
+  tombstones               ids that were deleted, hashed, and when: older events with them do not pass
+  suppressions             ids, hashed, with which no event passes
+  deleted_profiles         ids of profiles that are gone
+  erased                   places on `events` of what is gone: its bytes are erased there, and nobody gets it any more
+  deletions                ids and profiles that went, for whoever publishes changes
+  privacy_key              what ids are hashed with
+
 Reading:
   tokens         who may read profiles, and what of them
   profile_reads  who read which profile: one row per token, resource and hour
 
 Books:
   events       one row per accepted event: dedupe key and where it stands in the log
+  event_…      what SQLite finds them by
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
   transformed  what functions of sources made of events that are applied and perhaps not emitted
   intake       counters of the pipeline, in the transaction of the positions they belong to
@@ -35,6 +46,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Table,
@@ -205,15 +217,57 @@ profile_reads: Final = Table(
 events: Final = Table(
     "events",
     metadata,
-    Column("key", LargeBinary, primary_key=True),  # 16 bytes: hash of source and messageId
+    Column("key", LargeBinary, nullable=False),  # 16 bytes: hash of source and messageId
     Column("partition", SmallInteger, nullable=False),
     Column("offset", BigInteger, nullable=False),
     Column("profile", String, nullable=False),  # as applied; empty when unresolved
     Column("node", String, nullable=False),  # the node its state hangs on; empty when unresolved
     Column("processed_at", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False, server_default="0"),  # when it happened, never after it was received
-    Index("events_by_node", "node", "at"),
+    PrimaryKeyConstraint("partition", "offset").ddl_if(dialect="sqlite"),
+    Index("events_by_key", "key", unique=True).ddl_if(dialect="postgresql"),
+    Index("events_by_node", "node", "at").ddl_if(dialect="postgresql"),
     sqlite_with_rowid=False,
+)
+
+# The two indexes of SQLite, which `accepted` explains. Elsewhere they are empty.
+
+event_keys: Final = Table(
+    "event_keys",
+    metadata,
+    Column("hash", BigInteger, primary_key=True, autoincrement=False),  # the first half of the key
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+event_keys_new: Final = Table(
+    "event_keys_new",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("hash", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+event_times: Final = Table(
+    "event_times",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("node", String, primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+event_spans: Final = Table(
+    "event_spans",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("first_at", BigInteger, nullable=False),  # of the events in `event_times`
+    Column("last_at", BigInteger, nullable=False),
 )
 
 refusals: Final = Table(
@@ -357,4 +411,87 @@ exceptions: Final = Table(
     Column("value", LargeBinary),  # the resolved record; gone once delivered
     Column("done", Text, nullable=False, server_default=""),  # names of the mappings that have delivered it
     Index("exceptions_by_state", "destination", "state", "partition", "offset"),
+)
+
+regulations: Final = Table(
+    "regulations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),  # DELETE_ONLY, SUPPRESS_ONLY, …
+    Column("status", String, nullable=False),  # INITIALIZED, RUNNING, PARTIAL_SUCCESS, FAILED, FINISHED
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("marks", Text, nullable=False),  # JSON: the ids, hashed
+    Column("work", Text),  # JSON: the ids in clear and how far it is; gone once it has ended
+    Column("receipt", Text, nullable=False),  # JSON: what was erased where, without anything personal
+    Index("regulations_by_status", "status", "created_at"),
+)
+
+regulation_destinations: Final = Table(
+    "regulation_destinations",
+    metadata,
+    Column("regulation", String, primary_key=True),
+    Column("destination", String, primary_key=True),
+    Column("status", String, nullable=False),  # INITIALIZED, RUNNING, NOT_SUPPORTED, FAILED, FINISHED
+    Column("barrier", Text),  # JSON {partition of resolved: offset}: told once the destination is that far; null: not yet
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("finished_at", BigInteger),
+)
+
+tombstones: Final = Table(
+    "tombstones",
+    metadata,
+    Column("mark", LargeBinary, primary_key=True),  # 16 bytes: keyed hash of an id
+    Column("kind", String, primary_key=True),  # person: older events do not pass; identifier: they lose the id
+    Column("deleted_at", BigInteger, nullable=False),
+)
+
+suppressions: Final = Table(
+    "suppressions",
+    metadata,
+    Column("mark", LargeBinary, primary_key=True),
+    Column("id", String),  # in clear while the person's data is kept; null once it is deleted
+    Column("regulation", String, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+deleted_profiles: Final = Table(
+    "deleted_profiles",
+    metadata,
+    Column("profile", String, primary_key=True),
+    Column("deleted_at", BigInteger, nullable=False),
+    Column("regulation", String, nullable=False),
+)
+
+erased: Final = Table(
+    "erased",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True),  # of `events`
+    Column("offset", BigInteger, primary_key=True),
+    Column("profile", String, nullable=False),  # as applied; empty when it never was
+    Column("regulation", String, nullable=False),  # empty: it came after the deletion, or was suppressed
+    Column("at", BigInteger, nullable=False),
+    Column("emitted", Integer, nullable=False),  # 1 once its record was seen on `resolved`
+    Index("erased_by_regulation", "regulation", "emitted"),
+    Index("erased_by_time", "at"),
+)
+
+deletions: Final = Table(
+    "deletions",
+    metadata,
+    Column("id", String, primary_key=True),  # grows with time
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),  # profile, identifier
+    Column("profile", String, nullable=False),
+    Column("type", String, nullable=False),  # of an identifier
+    Column("hash", String, nullable=False),  # of an identifier: SHA-1 of type and value, as in a warehouse
+)
+
+privacy_key: Final = Table(
+    "privacy_key",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("key", LargeBinary, nullable=False),
 )

@@ -8,12 +8,12 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, select, text
 
-from pipeline.store import bulk, ledger, schema
+from pipeline.store import accepted, ledger, schema
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from schemas.errors import Unavailable
 
-ROW = (b"k" * 16, 0, 7, "use_1", "user_id:u1", 1, 1)
+ROW = accepted.Row(b"k" * 16, 0, 7, "use_1", "user_id:u1", 1, 1)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -41,12 +41,12 @@ def test_a_key_that_another_transaction_writes_first_is_found_by_the_next_attemp
         looked.set()
         assert other_done.wait(10)
         if not attempts[-1]:
-            bulk.insert(connection, schema.events, [ROW])
+            accepted.insert(connection, [ROW])
 
     late = threading.Thread(target=database.run_sync, args=(work,))
     late.start()
     assert looked.wait(10)
-    database.run_sync(lambda connection: bulk.insert(connection, schema.events, [ROW]))
+    database.run_sync(lambda connection: accepted.insert(connection, [ROW]))
     other_done.set()
     late.join()
     assert attempts == [[], [ROW[0]]]
@@ -62,11 +62,11 @@ def test_a_connection_lost_within_a_bulk_write_is_an_outage_that_ends(postgres_u
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with psycopg.connect(postgres_url, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        bulk.insert(connection, schema.events, [ROW])
+        accepted.insert(connection, [ROW])
 
     with pytest.raises(Unavailable, match="cannot be reached"):
         database.run_sync(work)
-    database.run_sync(lambda connection: bulk.insert(connection, schema.events, [ROW]))
+    database.run_sync(lambda connection: accepted.insert(connection, [ROW]))
     assert database.read_sync(keys) == [ROW[0]]
     database.close()
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from pipeline.log import Log
 from pipeline.profile import message_key
-from pipeline.store import paths
+from pipeline.store import accepted, paths
 from pipeline.store.database import Database
 from pipeline.store.intake import applied_positions
 from schemas.errors import Refused
@@ -97,4 +97,4 @@ class Applied:
 def _look_at(connection: Connection, messages: Sequence[str]) -> tuple[set[str], dict[int, int]]:
     """Which of these messages were applied, whatever source sent them, and how far the pipeline has come: one snapshot."""
     keys = {message_key(source, one): one for source in paths.known_sources(connection) for one in messages}
-    return {keys[key] for key in paths.applied(connection, keys)}, applied_positions(connection)
+    return {keys[key] for key in accepted.find(connection, keys)}, applied_positions(connection)

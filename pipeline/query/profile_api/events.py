@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from pipeline.extract import Extract
 from pipeline.log import Log, Record
-from pipeline.query.pages import limit_of, opened, sealed, unreadable
+from pipeline.query.pages import limit_of, opened, sealed
 from pipeline.query.profile_api.views import Query, cursor, names_of, one_of
 from pipeline.store import history, profiles
 from pipeline.store.database import Database
@@ -38,7 +38,7 @@ class Wanted:
     exclude: frozenset[str]
     newest_first: bool
     limit: int
-    behind: tuple[int, bytes] | None
+    behind: Place | None
 
     def takes(self, kind: str, name: str) -> bool:
         """Whether an event of that type and name is meant."""
@@ -50,7 +50,7 @@ def wanted(query: Query) -> Wanted:
     start, end = _moment(query, "start"), _moment(query, "end")
     if start is not None and end is not None and start > end:
         raise Refused("validation_error", "start must not be after end.")
-    behind = opened(query, "events", int, str)
+    behind = opened(query, "events", int, int, int)
     return Wanted(
         start=_EARLIEST if start is None else start,
         end=_LATEST if end is None else end,
@@ -59,7 +59,7 @@ def wanted(query: Query) -> Wanted:
         exclude=frozenset(map(unquote, names_of(query, "exclude"))),
         newest_first=one_of(query, "sort", ("asc", "desc")) != "asc",
         limit=limit_of(query, default=20, most=100),
-        behind=None if behind is None else (behind[1][0], _key(behind[1][1])),
+        behind=None if behind is None else Place(*behind[1]),
     )
 
 
@@ -85,13 +85,6 @@ def _moment(query: Query, name: str) -> int | None:
         raise Refused("validation_error", problem) from error
 
 
-def _key(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise unreadable() from error
-
-
 async def page(
     log: Log,
     database: Database,
@@ -101,7 +94,7 @@ async def page(
     url: str,
     allowed: frozenset[str] | None,
 ) -> dict[str, Any]:
-    """One page of a profile's events. It goes on behind the last event that was looked at, in the order of time and key,
+    """One page of a profile's events. It goes on behind the last event that was looked at, in the order of time and place,
     so that neither a merge nor an event that arrives makes it skip or repeat one."""
     asked = wanted(query)
     ids = await database.read(lambda connection: profiles.ids(connection, head.id))
@@ -111,7 +104,7 @@ async def page(
     found, last = await _gather(log, database, [one.key for one in ids if one.events], asked, bounds)
     owned = {one.key for one in ids}
     data = [event_item(event, head, carried(event, extract, owned), allowed) for event in found]
-    following = None if last is None else sealed("events", head.id, last.at, last.key.hex())
+    following = None if last is None else sealed("events", head.id, *last)
     return {"data": data, "cursor": cursor(url, asked.limit, following) | {"clamped": clamped}}
 
 
@@ -131,7 +124,7 @@ async def _gather(
             event = records.get(one.origin)
             if event is not None and asked.takes(event.type, name_of(event)):
                 if len(found) == asked.limit:
-                    return found, last or Place(*(place or (0, b"")), 0, 0)
+                    return found, last or place
                 found.append(event)
             last = one
         searched += len(places)
@@ -140,11 +133,11 @@ async def _gather(
         if searched >= SEARCHED:
             return found, last
         assert last is not None, "a full read of places is not empty"
-        place = (last.at, last.key)
+        place = last
 
 
-def _places(connection: Any, nodes: Sequence[str], asked: Wanted, behind: tuple[int, bytes] | None, most: int) -> Any:
-    after, before = (asked.start - 1, history.LAST[1]), (asked.end, b"")
+def _places(connection: Any, nodes: Sequence[str], asked: Wanted, behind: Place | None, most: int) -> Any:
+    after, before = Place(asked.start, -1, -1), Place(asked.end, -1, -1)
     if behind is not None and asked.newest_first:
         before = min(before, behind)
     elif behind is not None:
