@@ -43,6 +43,8 @@ class Reason(StrEnum):
     TOO_MANY_EVENTS = "too_many_events"
     SOURCE_DISABLED = "source_disabled"
     POISON_RECORD = "poison_record"
+    SUPPRESSED = "suppressed"
+    DELETED = "deleted"
 
 
 def remedy_for(code: str | None) -> str | None:
@@ -82,5 +84,7 @@ REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.NESTED_TOO_DEEPLY: "Keep an event within 128 levels of nesting.",
     Reason.TOO_MANY_EVENTS: "Send at most 2,500 events in a batch.",
     Reason.POISON_RECORD: "Find out what else writes to the log: this record is not the collector's.",
+    Reason.SUPPRESSED: "Nothing is kept of a suppressed id; `millrace privacy unsuppress` lifts that.",
+    Reason.DELETED: "Nothing is kept of a deleted person from before the deletion; newer events begin a new profile.",
     Reason.SOURCE_DISABLED: "Enable the source, or let its senders stop.",
 }

@@ -1,0 +1,21 @@
+"""Ids as they are kept of people who are gone: hashed with a key of this installation. Pure."""
+
+from collections.abc import Iterable
+from hashlib import blake2b, sha1
+
+from schemas.events import ExternalId
+
+
+def mark(key: bytes, one: ExternalId | str) -> bytes:
+    """16 bytes that stand for an id, `type:value`."""
+    return blake2b(str(one).encode(errors="surrogatepass"), key=key, digest_size=16).digest()
+
+
+def marks(key: bytes, ids: Iterable[ExternalId | str]) -> dict[str, bytes]:
+    """The mark of each id, by `type:value`."""
+    return {str(one): mark(key, one) for one in ids}
+
+
+def warehouse_hash(one: ExternalId) -> str:
+    """The key of an id in a warehouse's table of mappings: SHA-1 of its type and value."""
+    return sha1(f"{one.type}{one.value}".encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
