@@ -14,6 +14,7 @@ from struct import unpack
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
+from sqlalchemy import delete as sql_delete
 
 from pipeline.store import bulk, schema
 from schemas.events import Origin
@@ -81,6 +82,38 @@ def insert(connection: Connection, rows: Sequence[Row]) -> None:
             },
         )
     _settle(connection, generation, _SETTLED * len(rows))
+
+
+def delete(connection: Connection, nodes: Collection[str], most: int) -> list[Origin]:
+    """Deletes up to `most` of the events that hang on these nodes, and answers where their records stand."""
+    if connection.dialect.name == "postgresql":
+        row = schema.events.c
+        some = select(row.key).where(row.node.in_(nodes)).limit(most)
+        gone = sql_delete(schema.events).where(row.key.in_(some)).returning(row.partition, row.offset)
+        return [Origin(*place) for place in connection.execute(gone)]
+    times = schema.event_times.c
+    every = select(schema.event_spans.c.generation)
+    wanted = select(times.generation, times.node, times.at, times.partition, times.offset)
+    wanted = wanted.where(times.generation.in_(every), times.node.in_(nodes)).limit(most)
+    rows = [tuple(row) for row in connection.execute(wanted)]
+    origins = [Origin(*row[3:]) for row in rows]
+    keys = [
+        connection.exec_driver_sql(
+            'DELETE FROM events WHERE partition = ? AND "offset" = ? RETURNING key', one
+        ).scalar_one()
+        for one in origins
+    ]
+    entries = [(hashed, *one) for hashed, one in zip(_hashes(keys), origins, strict=True)]
+    for table, matching, values in (
+        ("event_times", "generation = ? AND node = ? AND at = ?", rows),
+        ("event_keys", "hash = ?", entries),
+        *(("event_keys_new", f"generation = {one} AND hash = ?", entries) for one in _generations(connection)),
+    ):
+        if values:
+            connection.exec_driver_sql(
+                f'DELETE FROM {table} WHERE {matching} AND partition = ? AND "offset" = ?', values
+            )
+    return origins
 
 
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,12 +1,13 @@
 """Accepted events are found by key and by person, whatever generation they are in; on SQLite and on PostgreSQL."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 from pipeline.store import accepted, bulk, schema
 from pipeline.store.accepted import Applied, Row
@@ -87,3 +88,27 @@ def test_a_stretch_of_time_has_its_own_events_only(database: Database, rows: lis
     assert found == sorted(
         Place(row.at, row.partition, row.offset) for row in rows if row.node == "user_id:u2" and 1_050 <= row.at < 1_200
     )
+
+
+def test_what_is_deleted_is_found_no_more_and_the_rest_is(database: Database, rows: list[Row]) -> None:
+    gone = [row for row in rows if row.node in ("user_id:u1", "user_id:u3")]
+    origins = list[Origin]()
+    while some := database.run_sync(lambda c: accepted.delete(c, ["user_id:u1", "user_id:u3"], most=70)):
+        assert len(some) <= 70
+        origins += some
+    assert sorted(origins) == sorted(Origin(row.partition, row.offset) for row in gone)
+    found = database.read_sync(lambda c: accepted.find(c, [row.key for row in rows]))
+    assert set(found) == {row.key for row in rows} - {row.key for row in gone}
+    assert (
+        database.read_sync(
+            lambda c: places(c, ["user_id:u3"], after=BEFORE_ALL, before=BEHIND_ALL, newest_first=True, most=9)
+        )
+        == []
+    )
+    for table in (schema.event_keys, schema.event_keys_new, schema.event_times):
+        left = database.read_sync(partial(rows_of, table=table))
+        assert {(one.partition, one.offset) for one in left}.isdisjoint(origins)
+
+
+def rows_of(connection: Connection, table: Table) -> Sequence[Any]:
+    return connection.execute(table.select()).all()
