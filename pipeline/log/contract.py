@@ -12,7 +12,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 MAX_RECORD_BYTES = 1_047_552  # key + value; larger ones make `append` raise ValueError. Fits a Kafka topic by default
 
@@ -96,6 +96,34 @@ class Log(Protocol):
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has; never changes while the log is open."""
+        ...
+
+
+class Scrubbed(NamedTuple):
+    """What one step of a scrub did. `at` is where the next one goes on; `end`: there was nothing behind it."""
+
+    at: int
+    seen: int
+    erased: int
+    end: bool
+
+
+@runtime_checkable
+class Erasable(Protocol):
+    """A log whose records can be erased where they stand. Others forget by retention alone."""
+
+    async def scrub(
+        self,
+        topic: str,
+        at: int,
+        judge: Callable[[Sequence[tuple[int, Record]]], Mapping[int, tuple[bytes, bytes]]],
+        *,
+        most: int = 32 << 20,
+    ) -> Scrubbed:
+        """Shows `judge` the durable records from the place `at` on (0: the earliest), some at a time, as (partition, record), and overwrites
+        those for which it answers, by index, a key and a value, together at least four bytes shorter than what they replace. Offsets
+        and all other records stay as they are, and readers see the one or the other. Durable when it returns, after about `most` bytes.
+        `judge` is called on a thread of its own. Unavailable: some may be erased, call again."""
         ...
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +21,7 @@ import orjson
 import structlog
 
 from pipeline.log.contract import Record, Retention
+from pipeline.log.embedded import scrub
 from pipeline.log.embedded.frame import (
     NEVER,
     POSITION_MASK,
@@ -88,6 +89,7 @@ class Journal:
             with self._locked():
                 self.partitions = _partitions(folder, partitions)
                 self.header_size = segment_header_size(self.partitions)
+                scrub.complete(folder, self.path)
                 self._state = self._open_state()
         except BaseException:
             os.close(self._lock)
@@ -133,6 +135,30 @@ class Journal:
             if self._is_stale(self._known.tail, now):
                 self._roll(self._known.tail)
             return self._remove_expired(now)
+
+    def overwrite(self, at: int, changes: Mapping[int, tuple[bytes, bytes]]) -> None:
+        """Replaces records of the frame at a place, by their number in it. Gone when retention has removed it."""
+        with self._locked():
+            try:
+                scrub.complete(self.folder, self.path)
+                path = self.path(segment_of(at))
+                if not path.exists():
+                    raise Gone
+                found = scrub.read_frame(path, at)
+                if found is None:
+                    raise damaged(path, at & POSITION_MASK)
+                frame, raw = found
+                scrub.overwrite(self.folder, path, frame, scrub.rewritten(frame, raw, changes))
+            except OSError as error:
+                raise self._unavailable(error) from error
+
+    def settled(self) -> None:
+        """Returns once nobody is overwriting a frame, with what somebody who died had begun completed."""
+        with self._locked():
+            try:
+                scrub.complete(self.folder, self.path)
+            except OSError as error:
+                raise self._unavailable(error) from error
 
     def _write(self, groups: Sequence[Sequence[Record]], tail: Tail) -> Tail:
         now = int(time.time() * 1000)

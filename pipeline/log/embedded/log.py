@@ -9,11 +9,11 @@ from typing import Final
 
 import structlog
 
-from pipeline.log.contract import Batch, Record, Retention, Start
+from pipeline.log.contract import Batch, Record, Retention, Scrubbed, Start
 from pipeline.log.embedded.groups import Member, committed_offsets, group_folder
 from pipeline.log.embedded.journal import Journal
 from pipeline.log.embedded.poller import Poller
-from pipeline.log.embedded.reader import Finder, read_forward, retried
+from pipeline.log.embedded.reader import Finder, Judge, read_forward, retried, scrub_forward
 from pipeline.log.embedded.subscription import EmbeddedSubscription
 from pipeline.log.embedded.writer import Writer
 from schemas.errors import ConfigError, Unavailable
@@ -74,6 +74,11 @@ class EmbeddedLog:
     async def committed(self, topic: str, group: str) -> Mapping[int, int]:
         journal = self._journal(topic)
         return committed_offsets(group_folder(journal.folder, group), journal.partitions)
+
+    async def scrub(self, topic: str, at: int, judge: Judge, *, most: int = MAX_READ) -> Scrubbed:
+        """See `pipeline.log.contract.Erasable`."""
+        journal = self._journal(topic)
+        return await asyncio.to_thread(retried, lambda: scrub_forward(journal, at, judge, most))
 
     def partitions(self, topic: str) -> int:
         return self._journal(topic).partitions

@@ -7,12 +7,12 @@ finding an offset costs a walk of a fraction of a segment.
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final, NamedTuple, TypeVar
 
-from pipeline.log.contract import Record
+from pipeline.log.contract import Record, Scrubbed
 from pipeline.log.embedded.frame import (
     POSITION_MASK,
     Block,
@@ -36,6 +36,7 @@ INDEX_EVERY: Final = 256 << 10
 INDEXED_SEGMENTS: Final = 32
 
 T = TypeVar("T")
+Judge = Callable[[Sequence[tuple[int, Record]]], Mapping[int, tuple[bytes, bytes]]]
 
 
 def retried(find: Callable[[], T]) -> T:
@@ -89,6 +90,9 @@ class Cursor:
             return None
         if not is_intact(found.frame, found.buffer, found.start):
             found = self._refill(found.frame.length)
+            if found is not None and not is_intact(found.frame, found.buffer, found.start):
+                self._journal.settled()  # somebody may be erasing from it
+                found = self._refill(found.frame.length)
             if found is None or not is_intact(found.frame, found.buffer, found.start):
                 raise damaged(self._journal.path(segment_of(self._at)), self._at & POSITION_MASK)
         self.skip(found.frame)
@@ -238,6 +242,31 @@ class Finder:
     def _retried(self, find: Callable[[], int]) -> int:
         with self._lock:
             return retried(find)
+
+
+def scrub_forward(journal: Journal, at: int, judge: Judge, most: int) -> Scrubbed:
+    """See `Erasable.scrub`."""
+    seen = erased = walked = 0
+    kept = journal.segments()
+    if segment_of(at) < kept[0]:
+        at = place(kept[0], journal.header_size)
+    every = dict.fromkeys(range(journal.partitions), 0)
+    cursor = Cursor(journal, at)
+    try:
+        while walked < most:
+            found = cursor.next()
+            if found is None:
+                return Scrubbed(cursor.at, seen, erased, True)
+            records = [(partition, one) for partition, some in found.records(every) for one in some]
+            seen += len(records)
+            walked += found.frame.length
+            changes = judge(records)
+            if changes:
+                journal.overwrite(found.frame.at, changes)
+                erased += len(changes)
+        return Scrubbed(cursor.at, seen, erased, False)
+    finally:
+        cursor.close()
 
 
 def read_forward(
