@@ -82,6 +82,15 @@ class Outcome(NamedTuple):
     account: str = ""
 
 
+@dataclass(slots=True)
+class News:
+    """What an event changed of who is who: profiles created, ids mapped, merges in order."""
+
+    founded: list[str] = field(default_factory=list)
+    mapped: list[Node] = field(default_factory=list)
+    merged: list[Merge] = field(default_factory=list)
+
+
 class _Cause(NamedTuple):
     """An event as the reason of what it changes. `at` is its time, never after its receipt."""
 
@@ -107,6 +116,8 @@ class Graph:
     seq: int = 0
     """Of the event applied last: one more with each, so that what changed is in serial order. The store sets it, once its
     locks are held, to the time in microseconds."""
+    news: News | None = None
+    """Of the event applied last; most have none."""
 
     def canonical(self, profile: str) -> str:
         """The survivor of a profile, itself when it was never absorbed. A chain of merges is followed once: who stands on it leads
@@ -139,6 +150,7 @@ class Graph:
         account; `key` is its deduplication key, `traits` what it writes: a group to the account, any other to the person.
         `refused` are identifiers that were none to begin with, for the record."""
         self.seq += 1
+        self.news = None
         if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
             return self._again(event, known, ids, traits, rules)
         cause = _Cause(event, key, min(event.timestamp, event.received_at), rules)
@@ -233,9 +245,8 @@ class Graph:
         """The one profile that the reached ones become: the earliest, smallest id first; a new one when none was."""
         event = cause.event
         if not reached:
-            key = cause.key if collection == USERS else message_key(ACCOUNTS, cause.key.hex())
             new = Profile(
-                profile_id(key, event.received_at, collection),
+                founded_by(event, cause.key, collection),
                 event.received_at,
                 collection=collection,
                 seq=self.seq,
@@ -243,6 +254,7 @@ class Graph:
                 message_id=event.message_id,
             )
             self.profiles[new.id] = new
+            self._news().founded.append(new.id)
             return new
         if len(reached) == 1:
             return reached[0]
@@ -250,19 +262,24 @@ class Graph:
         for other in others:
             absorb(first, other)
             self.changed_profiles.add(other.id)
-            self.merges.append(
-                Merge(
-                    first.id,
-                    other.id,
-                    event.received_at,
-                    event.source,
-                    event.message_id,
-                    event.type,
-                    cause.rules.version,
-                    self.seq,
-                )
+            merge = Merge(
+                first.id,
+                other.id,
+                event.received_at,
+                event.source,
+                event.message_id,
+                event.type,
+                cause.rules.version,
+                self.seq,
             )
+            self.merges.append(merge)
+            self._news().merged.append(merge)
         return first
+
+    def _news(self) -> News:
+        if self.news is None:
+            self.news = News()
+        return self.news
 
     def _node(self, one: ExternalId, profile: Profile, cause: _Cause) -> Node:
         key = f"{one.type}:{one.value}"
@@ -273,6 +290,7 @@ class Graph:
             event = cause.event
             node.added_at, node.seq, node.home = cause.at, self.seq, profile.id
             node.source, node.message_id, node.rules = event.source, event.message_id, cause.rules.version
+            self._news().mapped.append(node)
             add_id(profile, one.type, cause.at, windowed=one.type in cause.rules.windowed)
         if node.profile != profile.id:
             node.profile = profile.id
@@ -300,6 +318,12 @@ class Graph:
             sightings[key] = Sighting(at, at, event.source, event.message_id, event.type, cause.rules.version)
         else:
             _once_more(known, cause.at)
+
+
+def founded_by(event: Event, key: bytes, collection: Collection) -> str:
+    """The id of the profile that an event creates, when it creates one; `key` is the event's of deduplication."""
+    key = key if collection == USERS else message_key(ACCOUNTS, key.hex())
+    return profile_id(key, event.received_at, collection)
 
 
 _NOBODY = Outcome("", "", (), ())

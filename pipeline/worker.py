@@ -19,10 +19,11 @@ from pipeline.store.database import Database
 from pipeline.store.intake import Emission, applied_positions, apply, positions
 from pipeline.store.rules import in_force
 from pipeline.store.transformed import any_left, apply_transformed
+from schemas.changes import encode_change
 from schemas.errors import PartitionLost, Unavailable
 from schemas.events import encode_resolved
 from schemas.identity import IdentityConfig
-from schemas.topics import EVENTS, RESOLVED
+from schemas.topics import EVENTS, PROFILE_CHANGES, RESOLVED
 
 GROUP = "pipeline"
 T = TypeVar("T")
@@ -43,7 +44,7 @@ async def run_worker(
     """Works until `stop` is set, then finishes the poll in hand. Without `enrichment`, events go on as they came; `identity` is
     the configuration of which a new version begins when it is not the latest; `functions` are those of sources, by name.
 
-    Order of promises: the transaction, then `resolved`, then the commit. Whatever dies in between, the next member
+    Order of promises: the transaction, then `profile-changes` and `resolved`, then the commit. Whatever dies in between, the next member
     begins where emission was last known to be complete and emits again what may be missing. One poll is emitted while the
     next is read and applied. Where the database is a server of its own, one more is read meanwhile; SQLite runs on our
     processor, and each of its rows would wait for its turn."""
@@ -94,7 +95,11 @@ async def run_worker(
                     async def emit(
                         batches: Sequence[Batch] = batches, work: Work = work, emissions: list[Emission] = emissions
                     ) -> None:
-                        records = _records(emissions)
+                        records, changes = _records(emissions), _changes(emissions)
+                        if changes:
+                            await steadily(
+                                lambda: events.append(PROFILE_CHANGES, changes), stop, "emitting changes of profiles"
+                            )
                         await steadily(lambda: events.append(RESOLVED, records), stop, "emitting resolved events")
                         emitted.update(work.ends)
                         with suppress(PartitionLost):
@@ -129,4 +134,15 @@ def _records(emissions: Sequence[Emission]) -> list[Record]:
             now,
         )
         for one in emissions
+    ]
+
+
+def _changes(emissions: Sequence[Emission]) -> list[Record]:
+    """Keyed by profile, like the events that made them."""
+    now = time.time_ns() // 1_000_000
+    return [
+        Record(change.profile.encode(), encode_change(change), now)
+        for one in emissions
+        if one.changes
+        for change in one.changes
     ]

@@ -1,15 +1,10 @@
 """Dead letters on the log: what cannot proceed, why, and its original bytes. Field meanings: `avro/dead_letter.avsc`."""
 
-from functools import cache
-from importlib.resources import files
-from io import BytesIO
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import fastavro
-import orjson
+from schemas.framing import Framing
 
-SCHEMA_ID: Final = 3  # events.py holds 1 and 2
-HEADER: Final = b"\x00" + SCHEMA_ID.to_bytes(4, "big")
+FRAMING: Final = Framing("dead_letter", 3, "dead letter")
 
 
 class DeadLetter(NamedTuple):
@@ -28,28 +23,9 @@ class DeadLetter(NamedTuple):
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The record value, in the Confluent wire format."""
-    out = BytesIO()
-    out.write(HEADER)
-    fastavro.schemaless_writer(out, _schema(), letter._asdict())
-    return out.getvalue()
+    return FRAMING.encode(letter._asdict())
 
 
 def decode_dead_letter(value: bytes) -> DeadLetter:
     """Reads a value of `dead-letters`. ValueError when it is not one."""
-    if value[:5] != HEADER:
-        raise ValueError(f"not a dead letter: starts with {value[:5].hex()}")
-    try:
-        raw: Any = fastavro.schemaless_reader(BytesIO(value[5:]), _schema(), None)
-    except (EOFError, IndexError, ValueError, OverflowError, TypeError) as error:
-        raise ValueError(f"not a dead letter: {error}") from error
-    return DeadLetter(**raw)
-
-
-@cache
-def _schema() -> Any:
-    """Times stay integers: no logical types."""
-    schema = orjson.loads((files("schemas") / "avro" / "dead_letter.avsc").read_bytes())
-    for field in schema["fields"]:
-        if isinstance(field["type"], dict):
-            field["type"] = field["type"]["type"]
-    return fastavro.parse_schema(schema)
+    return DeadLetter(**FRAMING.decode(value))

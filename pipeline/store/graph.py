@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from pipeline.graph import Graph
+from pipeline.graph import Graph, Merge
 from pipeline.profile import Node, Profile
 from pipeline.store import bulk, schema
 from schemas.exact_json import json_dumps, json_loads
@@ -26,6 +26,14 @@ _SURVIVORS = """
     SELECT id FROM up
 """
 """A chain of merges in one statement, however long it is."""
+_MERGES = """
+    WITH RECURSIVE family(id) AS (
+      SELECT id FROM profiles WHERE id {}
+      UNION SELECT profiles.id FROM profiles JOIN family ON profiles.merged_into = family.id
+    )
+    SELECT survivor, absorbed, at, source, message_id, type, rules, seq FROM merges JOIN family ON survivor = family.id
+    ORDER BY seq, merges.id
+"""
 _UNUSED = 1 << 62
 
 
@@ -35,12 +43,15 @@ def load(connection: Connection, keys: Iterable[str], *, lock: bool = True) -> G
     wanted = sorted(set(keys))
     postgres = connection.dialect.name == "postgresql"
     lock = lock and postgres
-    if lock and wanted:
-        connection.connection.driver_connection.execute(_CLAIM, [wanted])  # type: ignore[union-attr]  # psycopg's own
     graph = Graph()
-    for row in bulk.select(connection, _NODES + (" ORDER BY key FOR UPDATE" if lock else ""), wanted):
-        node = _node(row)
-        graph.nodes[node.key] = node
+    while wanted:
+        if lock:
+            connection.connection.driver_connection.execute(_CLAIM, [wanted])  # type: ignore[union-attr]  # psycopg's own
+        for row in bulk.select(connection, _NODES + (" ORDER BY key FOR UPDATE" if lock else ""), wanted):
+            node = _node(row)
+            graph.nodes[node.key] = node
+        # Whoever deleted a node that we waited for leaves nothing to lock: it is claimed once more.
+        wanted = [key for key in wanted if key not in graph.nodes] if lock else []
     follow = {node.profile for node in graph.nodes.values() if node.profile is not None}
     while follow:
         read = read_profiles(connection, follow, lock=lock)
@@ -55,6 +66,11 @@ def read_profiles(connection: Connection, ids: Collection[str], *, lock: bool = 
     """Profiles by id, absorbed ones as they are."""
     sql = _PROFILES + (" ORDER BY id FOR UPDATE" if lock and connection.dialect.name == "postgresql" else "")
     return {row[0]: _profile(row) for row in bulk.select(connection, sql, sorted(ids))}
+
+
+def merges_into(connection: Connection, profiles: Sequence[str]) -> list[Merge]:
+    """All merges of which these profiles are made, and those into them that were undone."""
+    return [Merge(*row) for row in bulk.select(connection, _MERGES, profiles)]
 
 
 def save(connection: Connection, graph: Graph) -> None:

@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
+from pipeline.changes import changes_of, news_of
 from pipeline.corrections import filled
-from pipeline.graph import Graph
+from pipeline.graph import Graph, Merge
 from pipeline.identity import Rules
 from pipeline.parse import Parsed, Work
-from pipeline.store import accepted, bulk, schema, sightings, usage, windows
+from pipeline.store import accepted, barred, bulk, schema, sightings, usage, windows
 from pipeline.store.accepted import Applied, Row
-from pipeline.store.graph import load, save
+from pipeline.store.graph import load, merges_into, save
 from pipeline.usage import Usage, month_of
+from schemas.changes import ProfileChange
 from schemas.events import ExternalId, Origin
 
 
@@ -28,6 +30,7 @@ class Emission(NamedTuple):
     fallback_key: bytes  # partition key when there is no profile, else empty
     value: bytes
     context: bytes | None = None
+    changes: Sequence[ProfileChange] = ()  # of who is who, that it made
 
 
 def positions(connection: Connection) -> dict[int, int]:
@@ -55,13 +58,16 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     )
     windows.complete(connection, graph, rules.windowed)
     graph.seq = time.time_ns() // 1000
-    emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules)
+    merges = _merges_again(connection, work, applied, seen, graph)
+    emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, merges)
     refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:
         counts[refusal.source, refusal.origin.partition, "refused"] += 1
     save(connection, graph)
     sightings.save(connection, graph)
     bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
+    if held.places:
+        barred.save(connection, held)
     _count(connection, counts)
     usage.count(connection, used)
     now = time.time_ns() // 1000
@@ -101,7 +107,12 @@ _Counts = Counter[tuple[str, int, str]]
 
 
 def _resolve(
-    work: Work, applied: Mapping[int, int], seen: dict[bytes, Applied], graph: Graph, rules: Rules
+    work: Work,
+    applied: Mapping[int, int],
+    seen: dict[bytes, Applied],
+    graph: Graph,
+    rules: Rules,
+    merges: Sequence[Merge],
 ) -> tuple[list[Emission], list[Row], _Counts, Mapping[usage.Key, Usage]]:
     emissions: list[Emission] = []
     rows: list[Row] = []
@@ -109,6 +120,7 @@ def _resolve(
     used: defaultdict[usage.Key, Usage] = defaultdict(Usage)
     now = time.time_ns() // 1000
     promoted: Sequence[ExternalId]
+    changes: Sequence[ProfileChange]
     for parsed in work.events:
         origin, key, event, found, value, context, correction = parsed
         known = seen.get(key)
@@ -116,11 +128,16 @@ def _resolve(
             if known is not None and known.origin == origin:
                 profile, promoted = known.profile, _promoted(parsed, known.profile, graph)
                 value = _corrected(parsed, promoted, graph) if correction else value
-                emissions.append(Emission(origin, profile, promoted, b"" if profile else event.key, value, context))
+                news = None if correction else news_of(parsed, graph, merges)
+                changes = () if news is None else changes_of(event, key, news)
+                emissions.append(
+                    Emission(origin, profile, promoted, b"" if profile else event.key, value, context, changes)
+                )
             continue
         if known is not None:
             counts[event.source, origin.partition, "duplicates"] += 1
             continue
+        changes = ()
         if correction:
             profile, node, at = graph.profile_of(found.ids[0]) or "", "", event.timestamp
             promoted = _promoted(parsed, profile, graph)
@@ -129,6 +146,8 @@ def _resolve(
         else:
             outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
             profile, node, promoted = outcome.profile, outcome.node, outcome.ids
+            if graph.news is not None:
+                changes = changes_of(event, key, graph.news)
             received_at = event.received_at
             at = event.timestamp if event.timestamp < received_at else received_at
             used[month_of(received_at), event.source, origin.partition].add(
@@ -138,10 +157,22 @@ def _resolve(
             counts[event.source, origin.partition, "unresolved"] += 1
         seen[key] = Applied(origin, profile, now)
         rows.append(_new_row((key, origin.partition, origin.offset, profile, node, now, at)))
-        emissions.append(Emission(origin, profile, promoted, b"" if profile else event.key, value, context))
+        emissions.append(Emission(origin, profile, promoted, b"" if profile else event.key, value, context, changes))
     for (_, source, partition), month in used.items():
         counts[source, partition, "accepted"] += month.events
     return emissions, rows, counts, used
+
+
+def _merges_again(
+    connection: Connection, work: Work, applied: Mapping[int, int], seen: Mapping[bytes, Applied], graph: Graph
+) -> Sequence[Merge]:
+    """The merges that events of this poll may have made when they were applied before. After a crash only."""
+    again = [one for one in work.events if one.origin.offset < applied[one.origin.partition] and one.key in seen]
+    if not again:
+        return ()
+    reached = {graph.profile_of(named) for one in again for named in (*one.found.ids, *one.found.accounts)}
+    reached |= {seen[one.key].profile for one in again}
+    return merges_into(connection, sorted(one for one in reached if one))
 
 
 def _corrected(parsed: Parsed, ids: Sequence[ExternalId], graph: Graph) -> bytes:
