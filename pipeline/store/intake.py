@@ -58,8 +58,13 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     )
     windows.complete(connection, graph, rules.windowed)
     graph.seq = time.time_ns() // 1000
+    held = barred.bar(connection, work, applied, rules)
+    work = held.work
     merges = _merges_again(connection, work, applied, seen, graph)
     emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, merges)
+    if again := barred.placeholders(connection, work, applied):
+        emissions += [Emission(origin, profile, (), b"", value) for origin, profile, value in again]
+        emissions.sort(key=lambda one: one.origin)
     refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:
         counts[refusal.source, refusal.origin.partition, "refused"] += 1

@@ -70,7 +70,7 @@ def unmerge(connection: Connection, merge: str, rules: Rules, *, dry_run: bool =
             f"{merge} is undone by {row.undone_by}; `millrace identity remerge` lifts that.",
             status=409,
         )
-    family = _family(connection, profiles=[row.survivor], lock=not dry_run)
+    family = family_of(connection, profiles=[row.survivor], lock=not dry_run)
     if merge not in family.merges:
         return unmerge(connection, merge, rules, dry_run=dry_run)  # undone while we waited for the locks
     split, change = undo(family, merge, _now(), rank(rules), rules.windowed)
@@ -82,7 +82,7 @@ def unmerge_ids(connection: Connection, a: ExternalId, b: ExternalId, rules: Rul
     keys = [str(one) for one in (a, b)]
     if a == b:
         raise Refused("validation_error", f"{a} cannot be taken apart from itself; name two ids.")
-    family = _family(connection, keys=keys, lock=not dry_run)
+    family = family_of(connection, keys=keys, lock=not dry_run)
     for key in keys:
         if key not in family.nodes:
             raise Refused("not_found", f"No profile has {key}.", status=404)
@@ -109,7 +109,7 @@ def remerge(connection: Connection, split: str, rules: Rules, *, dry_run: bool =
         row.id, row.at, row.profile, row.other, row.merge, detail, [Correction(*one) for one in detail["pending"]]
     )
     ends = [key for side in detail["ends"].values() for key in side]
-    family = _family(connection, keys=ends, profiles=[row.profile, row.other], lock=not dry_run)
+    family = family_of(connection, keys=ends, profiles=[row.profile, row.other], lock=not dry_run)
     at = _now()
     told, change = lift(known, _held(family, split), at, rank(rules), rules.windowed)
     if not dry_run:
@@ -151,7 +151,7 @@ def told(connection: Connection, split: str, messages: Collection[str]) -> None:
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _family(connection: Connection, *, keys: Iterable[str] = (), profiles: Iterable[str] = (), lock: bool) -> Family:
+def family_of(connection: Connection, *, keys: Iterable[str] = (), profiles: Iterable[str] = (), lock: bool) -> Family:
     """The canonical profiles that these ids and profiles belong to, with all that is theirs."""
     lock = lock and connection.dialect.name == "postgresql"
     keys, profiles = list(keys), list(profiles)

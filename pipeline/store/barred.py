@@ -1,0 +1,180 @@
+"""What may not pass: events of suppressed ids, and events from before their person was deleted. Nothing is kept of them but that they came."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+from sqlalchemy import Connection, text
+
+from pipeline.identity import Demoted, Rules
+from pipeline.parse import Parsed, Refusal, Work
+from pipeline.privacy.marks import mark
+from pipeline.privacy.placeholder import erased
+from pipeline.store import bulk, schema
+from pipeline.store.erasures import IDENTIFIER, PERSON, key_of
+from schemas.events import Event, ExternalId, Origin, encode_event
+from schemas.reasons import Reason
+
+DELETED_ID: Final = "Identifier deleted"
+
+_ANY: Final = text(
+    "SELECT CASE WHEN EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM suppressions) THEN 1 ELSE 0 END"
+)
+_TOMBSTONES: Final = "SELECT mark, kind, deleted_at FROM tombstones WHERE mark {}"
+_SUPPRESSIONS: Final = "SELECT mark FROM suppressions WHERE mark {}"
+_UNCLAIM: Final = "DELETE FROM nodes WHERE profile IS NULL AND key {} RETURNING key"
+_ERASED: Final = text("""
+    SELECT partition, "offset", profile FROM erased
+    WHERE partition = :partition AND "offset" >= :first AND "offset" < :end AND profile <> ''
+""")
+
+
+@dataclass(slots=True)
+class Barred:
+    """A poll without what may not pass, which is among its refusals now; `keys` are the ids that came with it."""
+
+    work: Work
+    places: list[Origin] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+
+
+def bar(connection: Connection, work: Work, applied: Mapping[int, int], rules: Rules) -> Barred:
+    """Takes out of a poll what may not pass. The ids' nodes are locked: whoever deletes them is through, or waits."""
+    if not connection.execute(_ANY).scalar_one():
+        return Barred(work)
+    marks = _Marks(connection, rules)
+    fresh = [one for one in work.events if one.origin.offset >= applied[one.origin.partition] and not one.correction]
+    named = {one.origin: marks.of(one.found.ids) for one in fresh}
+    unfit = {
+        one.origin: marks.of(claims(one.body, rules))
+        for one in work.refusals
+        if one.origin.offset >= applied[one.origin.partition]
+    }
+    marks.look_up()
+    made = Barred(work)
+    events: list[Parsed] = []
+    refusals: list[Refusal] = []
+    for parsed in work.events:
+        event, ids = parsed.event, named.get(parsed.origin)
+        at = min(event.timestamp, event.received_at)
+        code = None if ids is None else marks.verdict(ids, at)
+        if ids is None or code is None:
+            events.append(parsed if ids is None else marks.without_deleted_ids(parsed, ids, at))
+            continue
+        made.places.append(parsed.origin)
+        made.keys.update(map(str, parsed.found.ids))
+        refusals.append(Refusal(parsed.origin, event.source, "", code, event.received_at, b""))
+    for refusal in work.refusals:
+        code = marks.verdict(unfit[refusal.origin], refusal.received_at) if refusal.origin in unfit else None
+        if code is not None:
+            made.places.append(refusal.origin)
+            refusal = refusal._replace(message_id="", code=code, body=b"")
+        refusals.append(refusal)
+    made.work = Work(events, refusals, work.ends)
+    return made
+
+
+def save(connection: Connection, barred: Barred) -> None:
+    """Lists the records whose bytes are still to be erased. Nodes that were claimed for their ids alone go again."""
+    now = time.time_ns() // 1000
+    bulk.insert(connection, schema.erased, [(*place, "", "", now, 0) for place in barred.places])
+    if connection.dialect.name == "postgresql":
+        bulk.select(connection, _UNCLAIM, sorted(barred.keys))
+
+
+def placeholders(connection: Connection, work: Work, applied: Mapping[int, int]) -> list[tuple[Origin, str, bytes]]:
+    """Records below the applied position whose person was deleted before it was known that they were emitted: origin, the
+    profile that they were emitted to, and what stands for them. Without them the books of destinations would lack an event."""
+    spans: dict[int, list[int]] = {}
+    known: dict[Origin, Event] = {}
+    for parsed in work.events:
+        if parsed.origin.offset < applied[parsed.origin.partition]:
+            known[parsed.origin] = parsed.event
+    for refusal in work.refusals:
+        if refusal.origin.offset < applied[refusal.origin.partition]:
+            known[refusal.origin] = _event(refusal)
+    for partition, offset in known:
+        spans.setdefault(partition, []).append(offset)
+    found = []
+    for partition, offsets in spans.items():
+        wanted = {"partition": partition, "first": min(offsets), "end": max(offsets) + 1}
+        for _, offset, profile in connection.execute(_ERASED, wanted):
+            origin = Origin(partition, offset)
+            if origin in known:
+                found.append((origin, profile, encode_event(erased(known[origin]))))
+    return found
+
+
+def _event(refusal: Refusal) -> Event:
+    at = refusal.received_at
+    return Event(refusal.source, "track", "", None, None, at, None, at, "server", None, None, b"")
+
+
+class _Marks:
+    """The ids of a poll, hashed, and what is known of them."""
+
+    def __init__(self, connection: Connection, rules: Rules) -> None:
+        self._connection = connection
+        self._key = key_of(connection)
+        self._known: dict[ExternalId, bytes] = {}
+        self._suppressed: frozenset[bytes] = frozenset()
+        self._deleted: dict[tuple[bytes, str], int] = {}
+
+    def of(self, ids: Iterable[ExternalId]) -> dict[ExternalId, bytes]:
+        found = {}
+        for one in ids:
+            known = self._known.get(one)
+            if known is None:
+                known = self._known[one] = mark(self._key, one)
+            found[one] = known
+        return found
+
+    def look_up(self) -> None:
+        every = list(self._known.values())
+        self._suppressed = frozenset(
+            bytes(one) for (one,) in bulk.select(self._connection, _SUPPRESSIONS, every, kind="bytea")
+        )
+        self._deleted = {
+            (bytes(one), kind): at for one, kind, at in bulk.select(self._connection, _TOMBSTONES, every, kind="bytea")
+        }
+
+    def verdict(self, ids: Mapping[ExternalId, bytes], at: int) -> str | None:
+        """Why what came with these ids at a time does not pass."""
+        if not self._suppressed.isdisjoint(ids.values()):
+            return Reason.SUPPRESSED
+        if any(at <= self._deleted.get((one, PERSON), -1) for one in ids.values()):
+            return Reason.DELETED
+        return None
+
+    def without_deleted_ids(self, parsed: Parsed, ids: Mapping[ExternalId, bytes], at: int) -> Parsed:
+        """An event from before one of its ids was deleted does not bring it back."""
+        gone = {one for one, marked in ids.items() if at <= self._deleted.get((marked, IDENTIFIER), -1)}
+        if not gone:
+            return parsed
+        found = parsed.found
+        refused = [*found.refused, *(Demoted(ExternalId(one.type, "*"), DELETED_ID) for one in sorted(gone))]
+        return parsed._replace(found=found._replace(ids=[one for one in found.ids if one not in gone], refused=refused))
+
+
+def claims(body: bytes, rules: Rules) -> Iterator[ExternalId]:
+    """The ids that an unfit event seems to name. It need not even be JSON; then it names nobody that could be told."""
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    if not isinstance(given, dict):
+        return
+    context = given.get("context")
+    places = [
+        given.get("traits"),
+        given.get("properties"),
+        context.get("traits") if isinstance(context, dict) else None,
+    ]
+    values = [("user_id", given.get("userId")), ("anonymous_id", given.get("anonymousId"))]
+    values += [("user_id", given.get("previousId"))]
+    values += [("email", one.get("email")) for one in places if isinstance(one, dict)]
+    for kind, value in values:
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            yield ExternalId(kind, rules.normalize(kind, str(value)))
