@@ -1,0 +1,1 @@
+"""The languages of the configuration: filters over events, and mappings from events to payloads. Pure."""
