@@ -1,7 +1,7 @@
 """Ids as they are kept of people who are gone: hashed with a key of this installation. Pure."""
 
 from collections.abc import Iterable
-from hashlib import blake2b, sha1
+from hashlib import blake2b
 
 from schemas.events import ExternalId
 
@@ -14,8 +14,3 @@ def mark(key: bytes, one: ExternalId | str) -> bytes:
 def marks(key: bytes, ids: Iterable[ExternalId | str]) -> dict[str, bytes]:
     """The mark of each id, by `type:value`."""
     return {str(one): mark(key, one) for one in ids}
-
-
-def warehouse_hash(one: ExternalId) -> str:
-    """The key of an id in a warehouse's table of mappings: SHA-1 of its type and value."""
-    return sha1(f"{one.type}{one.value}".encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
