@@ -126,6 +126,10 @@ class Erasable(Protocol):
         `judge` is called on a thread of its own. Unavailable: some may be erased, call again."""
         ...
 
+    async def place_of(self, topic: str, partition: int, offset: int) -> int:
+        """Where `scrub` would find a record; the earliest place that is left when retention has removed it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 # next attempt finds.
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03", "23505"})
 _ATTEMPTS: Final = 8
+_CLEAN: Final = 1  # `user_version` of an SQLite file in which nothing deleted is left from before deletes overwrote
 
 
 class Database:
@@ -117,6 +118,26 @@ class Database:
         with queue:
             flock(queue, LOCK_EX)
             yield
+
+    def overwrite_deleted(self) -> bool:
+        """Sees to it that nothing that was deleted can be found in SQLite's files: it is zeroed in the pages, and the log of writes is
+        emptied. The first time, what was deleted before is overwritten too, by writing the file anew. False while somebody
+        reads: try again. PostgreSQL has ways of its own. Blocks."""
+        if self.postgres:
+            return True
+        with self._turn():
+            dbapi: Any = self.engine.dialect.loaded_dbapi
+            connection: Any = self.engine.raw_connection()
+            try:
+                run = connection.driver_connection.execute
+                if run("PRAGMA user_version").fetchone()[0] < _CLEAN:
+                    run("VACUUM")
+                    run(f"PRAGMA user_version={_CLEAN}")
+                return bool(run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+            except dbapi.Error as raised:
+                raise unavailable(_named(raised, dbapi)) from raised
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Waits for transactions under way, then closes the connections."""
@@ -212,6 +233,7 @@ def _engine(url: str, connections: int, synchronous: str) -> Engine:
             f"synchronous={synchronous}",
             "cache_size=-65536",
             "wal_autocheckpoint=4000",
+            "secure_delete=ON",
         ):
             connection.execute(f"PRAGMA {pragma}")
 

@@ -80,6 +80,11 @@ class EmbeddedLog:
         journal = self._journal(topic)
         return await asyncio.to_thread(retried, lambda: scrub_forward(journal, at, judge, most))
 
+    async def place_of(self, topic: str, partition: int, offset: int) -> int:
+        """See `pipeline.log.contract.Erasable`."""
+        self._journal(topic)
+        return await asyncio.to_thread(self._finders[topic].place_of, partition, offset)
+
     def partitions(self, topic: str) -> int:
         return self._journal(topic).partitions
 

@@ -78,6 +78,10 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), primary_key=True, autoincrement=False),
         sa.Column("key", sa.LargeBinary(), nullable=False),
     )
+    bind = op.get_bind()
+    fresh = bind.execute(sa.text("SELECT 1 FROM positions")).first() is None
+    if bind.dialect.name == "sqlite" and fresh:
+        op.execute("PRAGMA user_version=1")  # nothing was deleted in this file before deletes overwrote
 
 
 def downgrade() -> None:
