@@ -12,10 +12,11 @@ from functools import partial
 from typing import Final, TypeVar
 
 import orjson
+from sqlalchemy import Connection
 
 from pipeline.log import Log, Record
 from pipeline.profile import message_key
-from pipeline.store import accepted, books
+from pipeline.store import accepted, books, erasures
 from pipeline.store.accepted import Applied
 from pipeline.store.books import Books, Intake, Settled
 from pipeline.store.database import Database
@@ -132,9 +133,19 @@ async def _in_transit(log: Log, database: Database, snapshot: Books) -> list[tup
     async for partition, events in _scan(log, EVENTS, snapshot.emitted, decode_event, ends=snapshot.applied):
         by_origin = {Origin(partition, record.offset): event for record, event in events}
         keys = {message_key(event.source, event.message_id) for _, event in events}
-        applied = await database.read(partial(accepted.find, keys=keys))
-        found += [(by_origin[one.origin], one) for one in applied.values() if one.origin in by_origin]
+        span = {partition: (min(one.offset for one in by_origin), max(one.offset for one in by_origin) + 1)}
+        applied, erased = await database.read(partial(_applied, keys=keys, span=span))
+        found += [(by_origin[one.origin], one) for one in (*applied, *erased) if one.origin in by_origin]
     return sorted(found, key=lambda one: one[1].origin)
+
+
+def _applied(
+    connection: Connection, keys: Collection[bytes], span: Mapping[int, tuple[int, int]]
+) -> tuple[list[Applied], list[Applied]]:
+    """Those that were accepted, and those whose person was deleted since: they are emitted without anything personal."""
+    erased = erasures.erased_between(connection, span)
+    known = [Applied(origin, profile, 0) for origin, profile in erased.items() if profile]
+    return list(accepted.find(connection, keys).values()), known
 
 
 async def _length(log: Log, topic: str, starts: Mapping[int, int]) -> int:
