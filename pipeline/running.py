@@ -21,10 +21,13 @@ async def until(stop: asyncio.Event, iterator: AsyncIterator[T]) -> AsyncIterato
     try:
         while not stop.is_set():
             following = asyncio.ensure_future(anext(iterator, None))
-            await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                following.cancel()
-                await asyncio.wait((following,))
+            try:
+                await asyncio.wait((following, stopped), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if unfinished := not following.done():
+                    following.cancel()
+                    await asyncio.wait((following,))
+            if unfinished:
                 return
             one = following.result()
             if one is None:

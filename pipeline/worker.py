@@ -19,11 +19,11 @@ from pipeline.store.database import Database
 from pipeline.store.intake import Emission, applied_positions, apply, positions
 from pipeline.store.rules import in_force
 from pipeline.store.transformed import any_left, apply_transformed
-from schemas.changes import encode_change
+from pipeline.telling import append_changes
 from schemas.errors import PartitionLost, Unavailable
 from schemas.events import encode_resolved
 from schemas.identity import IdentityConfig
-from schemas.topics import EVENTS, PROFILE_CHANGES, RESOLVED
+from schemas.topics import EVENTS, RESOLVED
 
 GROUP = "pipeline"
 T = TypeVar("T")
@@ -95,11 +95,9 @@ async def run_worker(
                     async def emit(
                         batches: Sequence[Batch] = batches, work: Work = work, emissions: list[Emission] = emissions
                     ) -> None:
-                        records, changes = _records(emissions), _changes(emissions)
-                        if changes:
-                            await steadily(
-                                lambda: events.append(PROFILE_CHANGES, changes), stop, "emitting changes of profiles"
-                            )
+                        records = _records(emissions)
+                        changes = [change for one in emissions if one.changes for change in one.changes]
+                        await steadily(lambda: append_changes(events, changes), stop, "emitting changes of profiles")
                         await steadily(lambda: events.append(RESOLVED, records), stop, "emitting resolved events")
                         emitted.update(work.ends)
                         with suppress(PartitionLost):
@@ -134,15 +132,4 @@ def _records(emissions: Sequence[Emission]) -> list[Record]:
             now,
         )
         for one in emissions
-    ]
-
-
-def _changes(emissions: Sequence[Emission]) -> list[Record]:
-    """Keyed by profile, like the events that made them."""
-    now = time.time_ns() // 1_000_000
-    return [
-        Record(change.profile.encode(), encode_change(change), now)
-        for one in emissions
-        if one.changes
-        for change in one.changes
     ]

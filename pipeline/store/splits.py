@@ -5,22 +5,25 @@ profiles) and read again until nothing has joined it meanwhile.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
+from pipeline.changes import changes_of_split
 from pipeline.graph import Edge, Graph, Merge
 from pipeline.identity import Rules
 from pipeline.split import Change, Correction, Family, Split, cut, lift, undo
 from pipeline.store import bulk, schema
 from pipeline.store.graph import load, read_profiles, save
+from schemas.changes import ProfileChange
 from schemas.errors import Refused
 from schemas.events import ExternalId
 from schemas.exact_json import json_dumps, json_loads
 
-_PENDING: Final = '{"pending":[['  # how the detail of a split begins that destinations have not been told of
+_UNTOLD: Final = '{"pending":[[', '{"changes":[['  # how the detail of a split begins that somebody was not told of
 _FAMILY: Final = """
     WITH RECURSIVE family(id) AS (
       SELECT id FROM profiles WHERE id {}
@@ -114,8 +117,9 @@ def remerge(connection: Connection, split: str, rules: Rules, *, dry_run: bool =
     told, change = lift(known, _held(family, split), at, rank(rules), rules.windowed)
     if not dry_run:
         _write(connection, change)
+        untold = [*_changes(detail), *changes_of_split(split, "remerged", at, family, change)]
         detail["pending"] = [list(one) for one in (*known.pending, *told)]
-        values = {"lifted_at": at, "detail": _json(detail)}
+        values = {"lifted_at": at, "detail": _detail(detail, untold)}
         connection.execute(update(table).where(table.c.id == split).values(values))
     return Done(known, change, family, told)
 
@@ -125,27 +129,44 @@ def rank(rules: Rules) -> Any:
     return lambda kind: rules.type(kind).rank
 
 
-# ── What destinations are to be told ──────────────────────────────────────────────────────────────────────────────
+# ── What others are to be told ────────────────────────────────────────────────────────────────────────────────────
 
 
-def pending(connection: Connection) -> list[tuple[str, list[Correction]]]:
-    """Corrections that the log may not have yet, by split."""
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """What the log may not have yet of a split: what destinations are to be told, and what changed of who is who."""
+
+    split: str
+    corrections: Sequence[Correction]
+    changes: Sequence[ProfileChange]
+
+
+def pending(connection: Connection) -> list[Untold]:
+    """Splits of which the log may not have all, the earliest first."""
     table = schema.splits
-    rows = connection.execute(
-        select(table.c.id, table.c.detail)
-        .where(table.c.detail.startswith(_PENDING, autoescape=True))
-        .order_by(table.c.at)
-    )
-    return [(row.id, [Correction(*one) for one in json_loads(row.detail)["pending"]]) for row in rows]
+    begins = or_(*(table.c.detail.startswith(text, autoescape=True) for text in _UNTOLD))
+    rows = connection.execute(select(table.c.id, table.c.detail).where(begins).order_by(table.c.at))
+    details = [(row.id, json_loads(row.detail)) for row in rows]
+    return [
+        Untold(split, [Correction(*one) for one in detail["pending"]], _changes(detail)) for split, detail in details
+    ]
 
 
-def told(connection: Connection, split: str, messages: Collection[str]) -> None:
-    """Notes that the log has these corrections."""
+def told(connection: Connection, one: Untold) -> None:
+    """Notes that the log has these corrections and changes."""
     table = schema.splits
-    text = connection.execute(select(table.c.detail).where(table.c.id == split).with_for_update()).scalar_one()
+    text = connection.execute(select(table.c.detail).where(table.c.id == one.split).with_for_update()).scalar()
+    if text is None:
+        return  # forgotten meanwhile
     detail = json_loads(text)
-    detail["pending"] = [one for one in detail["pending"] if one[0] not in messages]
-    connection.execute(update(table).where(table.c.id == split).values(detail=_json(detail)))
+    messages, changes = {each.message for each in one.corrections}, {each.id for each in one.changes}
+    detail["pending"] = [each for each in detail["pending"] if each[0] not in messages]
+    left = [each for each in _changes(detail) if each.id not in changes]
+    connection.execute(update(table).where(table.c.id == one.split).values(detail=_detail(detail, left)))
+
+
+def _changes(detail: Mapping[str, Any]) -> list[ProfileChange]:
+    return msgspec.convert(detail.get("changes", ()), list[ProfileChange])
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,7 +251,10 @@ def _apart(connection: Connection, split: Split, change: Change, family: Family,
                 profile=split.profile,
                 other=split.other,
                 merge=split.merge,
-                detail=_json({"pending": [list(one) for one in split.pending], **split.detail}),
+                detail=_detail(
+                    {"pending": [list(one) for one in split.pending], **split.detail},
+                    changes_of_split(split.id, "unmerged", split.at, family, change),
+                ),
             )
         )
     return Done(split, change, family, split.pending)
@@ -267,8 +291,11 @@ def _write(connection: Connection, change: Change) -> None:
         )
 
 
-def _json(detail: dict[str, Any]) -> str:
-    return json_dumps(detail).decode()
+def _detail(detail: Mapping[str, Any], changes: Sequence[ProfileChange]) -> str:
+    """As it is stored: what nobody was told of stands in front."""
+    rest = {name: value for name, value in detail.items() if name != "changes"}
+    untold = {"changes": msgspec.to_builtins(changes)} if changes else {}
+    return json_dumps(untold | rest).decode()
 
 
 def _now() -> int:

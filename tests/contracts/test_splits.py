@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -278,9 +278,9 @@ async def test_what_was_not_told_before_a_crash_is_told_by_the_next_and_once(dat
     async with open_log(f"embedded://{tmp_path}/log", partitions=1) as log:
         left = await database.read(splits.pending)
         assert await tell(log, database) == 2
-        [(split, corrections)] = left
+        [untold] = left
         assert await database.read(splits.pending) == []
-        await database.run(lambda c: put_back(c, split, corrections))  # as a crash before the note leaves it
+        await database.run(lambda c: put_back(c, untold.corrections))  # as a crash before the note leaves it
         telling = asyncio.create_task(keep_telling(log, database, stop))
         while await database.read(splits.pending):
             await asyncio.sleep(0)
@@ -295,7 +295,7 @@ async def test_what_was_not_told_before_a_crash_is_told_by_the_next_and_once(dat
     assert len(emitted(database, list(found.records), 3)) == 2
 
 
-def put_back(connection: Any, split: str, corrections: list[Correction]) -> None:
+def put_back(connection: Any, corrections: Sequence[Correction]) -> None:
     detail = json_loads(connection.execute(text("SELECT detail FROM splits")).scalar())
     detail["pending"] = [list(one) for one in corrections]
     connection.execute(text("UPDATE splits SET detail = :detail"), {"detail": json_dumps(detail).decode()})
