@@ -9,10 +9,12 @@ from pydantic import BaseModel, SecretStr
 from destinations.contract import Row
 from millrace.settings import Settings, functions_folder
 from millrace.wiring import mounted, open_log
+from pipeline.delivery.decide import Unreadable, decode
 from pipeline.delivery.limits import Destination
-from pipeline.delivery.preflight import Difference, Effect, Made, Pair, Tally, compare
+from pipeline.delivery.preflight import Difference, Effect, Made, Pair, Tally, compare, rehearsal
 from pipeline.functions.installed import Functions
 from pipeline.functions.runner import code_of
+from pipeline.log import Record
 from schemas.config import FunctionConfig
 from schemas.exact_json import json_loads
 
@@ -63,6 +65,20 @@ async def run(
     """Compares over the log of the present installation."""
     async with open_log(settings) as log:
         return await compare(log, int(since.timestamp() * 1000), wanted, differs=differs, advance=advance)
+
+
+async def rehearsed(settings: Settings, name: str, record: bytes) -> dict[str, Any]:
+    """What a destination would send of a record of `resolved` now: `requests`, secrets struck out, or the `reason` why there is none."""
+    destination = next((one for one in mounted(settings) if one.name == name), None)
+    decoded = decode(Record(b"", record, 0))
+    if destination is None:
+        return {"requests": [], "reason": f"no destination is called {name} in this configuration"}
+    if isinstance(decoded, Unreadable):
+        return {"requests": [], "reason": decoded.reason}
+    async with rehearsal(destination, _functions(settings)) as make:
+        made = await make(decoded)
+    side = _side(made, secrets_of(settings))
+    return {"requests": side["sends"], "reason": side["reason"]}
 
 
 def _functions(settings: Settings) -> Functions:

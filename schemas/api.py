@@ -356,7 +356,7 @@ class ProfileReads(Shape):
 class PathStep(Shape):
     """Where an event stands at a destination. `after_ms` counts from when the collector received it."""
 
-    outcome: Literal["pending", "held", "retry", "delivered", "filtered", "dead", "settled"]
+    outcome: Literal["pending", "held", "retry", "delivered", "filtered", "dead", "purged", "settled"]
     reason: str | None
     after_ms: int | None
     attempts: int
@@ -450,14 +450,27 @@ class SourceBalance(Shape):
 
 
 class DestinationBalance(Shape):
-    """accepted = delivered + filtered + dead + pending + off. None: the backlog is too long to count."""
+    """accepted = delivered + filtered + dead + purged + pending + off. `purged` are dead letters that a person gave up. None: the
+    backlog is too long to count."""
 
     accepted: int
     delivered: int
     filtered: int
     dead: int
+    purged: int
     pending: int | None
     off: int | None
+
+
+class ReplayBalance(Shape):
+    """What became of the recorded events that a replay has read: each is in one of these. None of them is in the book of its
+    destination. `filtered` are those that were not to be sent, such as delivered ones; `pending` wait for another try."""
+
+    delivered: int
+    filtered: int
+    dead: int
+    purged: int
+    pending: int
 
 
 class Balance(Shape):
@@ -465,4 +478,128 @@ class Balance(Shape):
 
     sources: Mapping[str, SourceBalance]
     destinations: Mapping[str, Mapping[str, DestinationBalance]]
+    replays: Mapping[str, ReplayBalance] = Field(description="What replays did, by their names in the ledger.")
     off: int | None
+
+
+# ── Dead letters and replays ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class DeadLetterGroup(Shape):
+    """Dead letters of one destination that died of the same cause; the latest is the sample."""
+
+    destination: str = Field(description="Of a replay's letters: its name in the ledger, `destination:replay-id`.")
+    cause: str
+    count: int
+    first_at: str
+    last_at: str
+    message_id: str
+    reason: str
+    remedy: str
+
+
+class DeadLettersPage(Shape):
+    """One page, by destination and cause."""
+
+    data: Sequence[DeadLetterGroup]
+    cursor: Cursor
+
+
+class DeadLetter(Shape):
+    """An event that a destination will never take, unless it is put back."""
+
+    destination: str
+    source: str
+    message_id: str
+    profile: str | None
+    cause: str
+    reason: str
+    remedy: str
+    attempts: int
+    first_at: str = Field(description="When it was first tried, or put back the last time.")
+    died_at: str
+    partition: int
+    offset: int
+
+
+class DeadLetterList(Shape):
+    """Some of a destination's letters, in the order in which they would be tried again."""
+
+    data: Sequence[DeadLetter]
+    cursor: Cursor
+
+
+class DeadLetterView(DeadLetter):
+    """A letter with its event. `event` is what the destination would be shown, None when the record cannot be read;
+    `record` are the original bytes in base64, None when they are gone."""
+
+    event: Mapping[str, Any] | None
+    record: str | None
+
+
+class DeadLetterViews(Shape):
+    """What is dead of an event, at each destination."""
+
+    letters: Sequence[DeadLetterView]
+
+
+class LettersChosen(Shape):
+    """Which letters: those of one destination, with this cause, that died in this time (ISO 8601). `next` goes on where the
+    answer before ended."""
+
+    destination: str = Field(min_length=1)
+    cause: str | None = None
+    since: str | None = None
+    until: str | None = None
+    next: str = ""
+
+
+class LettersMoved(Shape):
+    """How many letters were put back or purged. `next` is where to go on, empty at the end."""
+
+    count: int
+    next: str
+
+
+class ReplayWanted(Shape):
+    """What is to be sent again: what was recorded in this time (ISO 8601), of these sources, that matches a filter."""
+
+    destination: str = Field(min_length=1)
+    since: str
+    until: str | None = Field(None, description="Until now, when left out.")
+    sources: Sequence[str] = ()
+    filter: str = Field("", max_length=5_120, description="In the filter language.")
+    rate: float = Field(500.0, gt=0, le=1_000_000, description="Events a second.")
+    again: bool = Field(False, description="Also what the destination has had already.")
+    dry_run: bool = Field(False, description="Say what would be looked at, and begin nothing.")
+
+
+class ReplayView(Shape):
+    """A replay as it stands. `read` of `records` of the log are done; what is not delivered of them is in `not_sent`, by reason."""
+
+    id: int = Field(description="0: nothing was begun.")
+    destination: str
+    state: Literal["running", "cancelling", "done", "cancelled", "dry run"]
+    created_at: str
+    ended_at: str | None
+    since: str
+    until: str
+    sources: Sequence[str]
+    filter: str
+    rate: float
+    again: bool
+    note: str
+    read: int
+    records: int
+    delivered: int
+    dead: int
+    purged: int
+    pending: int
+    not_sent: Mapping[str, int]
+
+
+class ReplaysPage(Shape):
+    """One page, the latest first."""
+
+    data: Sequence[ReplayView]
+    cursor: Cursor

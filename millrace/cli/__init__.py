@@ -6,7 +6,18 @@ import sys
 
 import click
 
-from millrace.cli import alerts, asking, identity, preflight, profiles, running, secrets, sending, setting_up
+from millrace.cli import (
+    alerts,
+    asking,
+    dead_letters,
+    identity,
+    preflight,
+    profiles,
+    running,
+    secrets,
+    sending,
+    setting_up,
+)
 from millrace.problems import explained
 
 
@@ -27,6 +38,7 @@ for command in (
     *secrets.COMMANDS,
     *alerts.COMMANDS,
     *preflight.COMMANDS,
+    *dead_letters.COMMANDS,
 ):
     commands.add_command(command)
 

@@ -42,7 +42,7 @@ def event(message_id: str, data: str | None, url: str | None, as_json: bool) -> 
 def balance(check: bool, data: str | None, url: str | None, as_json: bool) -> None:
     """Show the books.
 
-    For each source and destination: accepted = delivered + filtered + dead + pending."""
+    For each source and destination: accepted = delivered + filtered + dead + purged + pending."""
     books = api_client(data, url).get("/api/balance")
     if as_json:
         print_json(books)
@@ -132,7 +132,7 @@ def _print_balance(books: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("accepted", "delivered", "filtered", "dead", "pending", "off")
+    columns = ("accepted", "delivered", "filtered", "dead", "purged", "pending", "off")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("source", "destination"):
         table.add_column(column, no_wrap=True)
@@ -144,6 +144,8 @@ def _print_balance(books: Any) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if table.row_count:
         console.print(table)
+    for name, counts in books["replays"].items():
+        console.print(f"{name}: " + ", ".join(f"{_count(count)} {kind}" for kind, count in counts.items()))
     for source, counts in books["sources"].items():
         console.print(f"{source}: " + ", ".join(f"{_count(count)} {name}" for name, count in counts.items()))
     console.print("the books balance" if books["off"] == 0 else _imbalance(books))

@@ -155,7 +155,7 @@ def _counters(snapshot: Books) -> dict[str, int]:
     for source, intake in snapshot.intake.items():
         counters[f"accepted:{source}"] = intake.accepted
     for (name, _), settled in snapshot.settled.items():
-        for kind, value in (("delivered", settled.delivered), ("dead", settled.dead)):
+        for kind, value in (("delivered", settled.delivered), ("dead", settled.died)):
             counters[f"{kind}:{name}"] = counters.get(f"{kind}:{name}", 0) + value
     return counters
 

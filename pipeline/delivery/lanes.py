@@ -160,10 +160,30 @@ class Lanes:
         if not lane.queued and not lane.busy and lane.due is None:
             self._ready(lane)
 
+    def put_back(self, number: int, rows: Iterable[Listed]) -> None:
+        """Takes up listed events of a partition that were dead, each before the later ones of its profile that are still
+        here. They go at once, whatever their profile waits for."""
+        partition = self.partitions[number]
+        lanes: dict[Lane, list[Item]] = {}
+        for listed in rows:
+            lane = partition.lane(listed.profile, listed.offset)
+            lanes.setdefault(lane, []).append(_restored(lane, listed))
+        for lane, items in lanes.items():
+            partition.outstanding += len(items)
+            lane.queue = deque(sorted((*items, *lane.queue), key=_offset))
+            lane.due = None
+            if not lane.queued and not lane.busy:
+                self._ready(lane)
+        self.resort()
+
     def give_back(self, lane: Lane, items: Iterable[Item]) -> None:
         """Ends a lane's attempt: `items` are those taken that are not settled, in order."""
         lane.busy = False
-        lane.queue.extendleft(reversed(list(items)))
+        back = list(items)
+        if back and lane.queue and lane.queue[0].offset < back[-1].offset:  # some were put back meanwhile
+            lane.queue = deque(sorted((*back, *lane.queue), key=_offset))
+        else:
+            lane.queue.extendleft(reversed(back))
         if not lane.queue:
             lane.partition.lanes.pop(lane.key, None)
         elif lane.due is None:
@@ -244,6 +264,10 @@ class Lanes:
     def _void(self, entry: tuple[float, int, Lane]) -> bool:
         due, _, lane = entry
         return lane.due != due or not lane.partition.live or not lane.queue
+
+
+def _offset(item: Item) -> int:
+    return item.offset
 
 
 def _live_head(queue: deque[Lane]) -> bool:

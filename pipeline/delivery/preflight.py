@@ -88,8 +88,8 @@ async def compare(
         makes = [
             (
                 pair.name,
-                await stack.enter_async_context(_rehearsal(pair.before, pair.functions_before)),
-                await stack.enter_async_context(_rehearsal(pair.after, pair.functions_after)),
+                await stack.enter_async_context(rehearsal(pair.before, pair.functions_before)),
+                await stack.enter_async_context(rehearsal(pair.after, pair.functions_after)),
             )
             for pair in pairs
         ]
@@ -145,7 +145,7 @@ async def _recorded(log: Log, since: int, advance: Callable[[int, int], None]) -
 
 
 @asynccontextmanager
-async def _rehearsal(destination: Destination | None, functions: Functions) -> AsyncIterator[Make]:
+async def rehearsal(destination: Destination | None, functions: Functions) -> AsyncIterator[Make]:
     """Makes of an event what the destination would."""
     if destination is None:
         yield _absent
@@ -167,6 +167,7 @@ async def _rehearsal(destination: Destination | None, functions: Functions) -> A
         if destination.function is not None:
             insert = await stack.enter_async_context(functions.inserted(destination.function))
         yield _Side(destination, client, insert, recorder, noted, clock)
+        insert = shaping(compile_rules(None, destination.filters).shape, insert)
 
 
 async def _absent(_: Resolved) -> Made:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from pipeline.identity import Rules
 from pipeline.log import Log
-from pipeline.query import identity, metrics, paths, refusals, usage
+from pipeline.query import identity, letters, metrics, paths, refusals, usage
 from pipeline.query.balance import balance
 from pipeline.query.endpoints import Endpoints, Handler
 from pipeline.query.profile_api import manage
@@ -24,9 +24,14 @@ from pipeline.query.profile_api.operations import OPERATIONS
 from pipeline.store.database import Database
 from schemas.api import (
     Balance,
+    DeadLetterList,
+    DeadLettersPage,
+    DeadLetterViews,
     Error,
     ErrorDetail,
     EventPaths,
+    LettersChosen,
+    LettersMoved,
     ProfileReads,
     ProfileView,
     RefusalsPage,
@@ -111,6 +116,29 @@ def create_api(
     @get("/api/usage", "Events, bytes and users by month and source", UsagePage, *_USAGE)
     async def show_usage(request: Request) -> Response:
         return Json(await usage.page(database, request.query_params))
+
+    # ── Dead letters ──
+
+    @get("/api/dead-letters", "Dead letters by destination and cause", DeadLettersPage, *letters.GROUPS)
+    async def dead_letters(request: Request) -> Response:
+        return Json(await letters.groups(database, request.query_params, request.url.path))
+
+    @get("/api/destinations/{destination}/dead-letters", "A destination's dead letters", DeadLetterList, *letters.LIST)
+    async def list_letters(request: Request) -> Response:
+        name = request.path_params["destination"]
+        return Json(await letters.listed(database, name, request.query_params, request.url.path))
+
+    @post("/api/dead-letters/retry", "Put dead letters back, to be tried again", LettersChosen, LettersMoved)
+    async def retry_letters(request: Request) -> Response:
+        return Json(await letters.retry(database, destinations, await body_of(request)))
+
+    @post("/api/dead-letters/purge", "Give dead letters up", LettersChosen, LettersMoved)
+    async def purge_letters(request: Request) -> Response:
+        return Json(await letters.purge(database, await body_of(request)))
+
+    @get("/api/dead-letters/{message_id}", "What is dead of an event", DeadLetterViews, whole_path=True)
+    async def show_letter(request: Request) -> Response:
+        return Json(await letters.show(database, request.path_params["message_id"]))
 
     # ── Profiles ──
 

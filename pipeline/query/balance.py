@@ -1,4 +1,4 @@
-"""The books balance: accepted = delivered + filtered + dead + pending, for every source and destination, at every moment.
+"""The books balance: accepted = delivered + filtered + dead + purged + pending, for every source and destination, at every moment.
 
 The counters come from one snapshot of the database. What is pending is counted on its own, in the log: records between a
 destination's position and the end, of events that the snapshot holds as accepted, and the few that the pipeline has
@@ -20,7 +20,7 @@ from pipeline.store import accepted, books, erasures
 from pipeline.store.accepted import Applied
 from pipeline.store.books import Books, Intake, Settled
 from pipeline.store.database import Database
-from schemas.api import Balance, DestinationBalance, SourceBalance
+from schemas.api import Balance, DestinationBalance, ReplayBalance, SourceBalance
 from schemas.events import Event, Origin, decode_event, decode_resolved
 from schemas.topics import EVENTS, RESOLVED, partition_of
 
@@ -50,6 +50,16 @@ async def balance(log: Log, database: Database, destinations: Collection[str], *
             for source in sorted({*snapshot.intake, *(waiting or ())})
         },
         destinations=table,
+        replays={
+            name: ReplayBalance(
+                delivered=one.settled.delivered,
+                filtered=one.settled.filtered,
+                dead=one.settled.dead,
+                purged=one.settled.purged,
+                pending=one.outstanding,
+            )
+            for name, one in snapshot.replays.items()
+        },
         off=None if None in offs else sum(abs(off) for off in offs if off is not None),
     )
 
@@ -57,12 +67,13 @@ async def balance(log: Log, database: Database, destinations: Collection[str], *
 def _row(snapshot: Books, name: str, source: str, unread: int | None) -> DestinationBalance:
     accepted, settled = snapshot.intake[source].accepted, snapshot.settled.get((name, source), Settled())
     pending = None if unread is None else unread + snapshot.outstanding.get((name, source), 0)
-    done = settled.delivered + settled.filtered + settled.dead
+    done = settled.delivered + settled.filtered + settled.dead + settled.purged
     return DestinationBalance(
         accepted=accepted,
         delivered=settled.delivered,
         filtered=settled.filtered,
         dead=settled.dead,
+        purged=settled.purged,
         pending=pending,
         off=None if pending is None else accepted - done - pending,
     )
@@ -132,6 +143,8 @@ async def _in_transit(log: Log, database: Database, snapshot: Books) -> list[tup
     found: list[tuple[Event, Applied]] = []
     async for partition, events in _scan(log, EVENTS, snapshot.emitted, decode_event, ends=snapshot.applied):
         by_origin = {Origin(partition, record.offset): event for record, event in events}
+        if not by_origin:
+            continue
         keys = {message_key(event.source, event.message_id) for _, event in events}
         span = {partition: (min(one.offset for one in by_origin), max(one.offset for one in by_origin) + 1)}
         applied, erased = await database.read(partial(_applied, keys=keys, span=span))

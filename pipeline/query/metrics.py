@@ -52,8 +52,14 @@ def _families(snapshot: Books, events: Bounds, resolved: Bounds) -> Iterator[Met
         labels=["destination", "source", "outcome"],
     )
     for (name, source), done in sorted(snapshot.settled.items()):
-        for outcome in ("delivered", "filtered", "dead"):
-            settled.add_metric([name, source, outcome], getattr(done, outcome))
+        for outcome, count in (
+            ("delivered", done.delivered),
+            ("filtered", done.filtered),
+            ("dead", done.died),
+            ("redriven", done.redriven),
+            ("purged", done.purged),
+        ):
+            settled.add_metric([name, source, outcome], count)
     yield settled
     outstanding = GaugeMetricFamily(
         "millrace_destination_outstanding_events",

@@ -21,7 +21,7 @@ from schemas.reasons import remedy_for
 from schemas.topics import EVENTS, RESOLVED, partition_of
 
 SEARCHED: Final = 50_000  # records read at the most in search of one event
-SETTLED: Final = frozenset({"delivered", "filtered", "dead", "settled"})
+SETTLED: Final = frozenset({"delivered", "filtered", "dead", "purged", "settled"})
 
 
 @dataclass(slots=True)
@@ -121,7 +121,8 @@ async def _trace(log: Log, database: Database, destinations: Collection[str], ap
         positions = paths.destination_positions(connection)
         exceptions = paths.exceptions_at(connection, partition, [offset])
         batches = {one.destination: one for one in paths.batches_around(connection, partition, offset)}
-        names = {*destinations, *(name for name, _ in positions)}
+        positions |= {(name, partition): one.next for name, one in batches.items() if (name, partition) not in positions}
+        names = {*destinations, *(name for name, _ in positions), *(name for name, _ in exceptions)}
         return {
             name: paths.outcome(
                 offset, positions.get((name, partition)), exceptions.get((name, offset)), batches.get(name)

@@ -1,15 +1,14 @@
 """Refused events, for people who want to know why."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipeline.query.pages import cursor, key_of, limit_of, unreadable
+from pipeline.query.times import micros_of
 from pipeline.store import paths
 from pipeline.store.database import Database
 from pipeline.store.paths import Place
 from schemas.api import RefusalsPage, RefusalView
-from schemas.errors import Refused
 from schemas.events import iso
 from schemas.reasons import remedy_for
 
@@ -19,7 +18,7 @@ SHOWN: Final = 4_096  # bytes of a body
 async def page(database: Database, query: Mapping[str, str], url: str) -> RefusalsPage:
     """`limit` (1 to 500, default 50) at a time, of a `source`, with a `code`, received at `since` (ISO 8601) or later."""
     limit = limit_of(query, default=50, most=500)
-    before, since = _place(key_of(query)), _since(query.get("since"))
+    before, since = _place(key_of(query)), micros_of(query, "since")
     rows = await database.read(
         lambda connection: paths.refusals_before(
             connection, before, source=query.get("source"), code=query.get("code"), since=since, most=limit + 1
@@ -49,13 +48,3 @@ def _place(key: str) -> Place | None:
     if len(numbers) != 3 or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in numbers):
         raise unreadable()
     return Place(*map(int, numbers))
-
-
-def _since(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Refused("validation_error", "since must be an ISO 8601 time, such as 2026-11-21T09:00:00Z.") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from pipeline.store import schema
+from pipeline.store.ledger import OUTSTANDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,14 @@ class Settled:
 
     delivered: int = 0
     filtered: int = 0
-    dead: int = 0
+    died: int = 0  # ever; only this and `purged` never fall
+    redriven: int = 0
+    purged: int = 0
+
+    @property
+    def dead(self) -> int:
+        """Dead letters that are there now."""
+        return self.died - self.redriven - self.purged
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +48,23 @@ class Books:
     emitted: Mapping[int, int]
     positions: Mapping[tuple[str, int], tuple[int, str]]  # next offset, marks as JSON
     oldest: Mapping[str, int]  # destination -> when its oldest outstanding event was first tried
+    replays: Mapping[str, "Replayed"]  # by name in the ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay has counted, of all sources."""
+
+    settled: Settled
+    outstanding: int
 
 
 def read(connection: Connection) -> Books:
     """Everything, in the snapshot of the transaction it runs in."""
     intake, counts, listed = schema.intake, schema.destination_counts, schema.exceptions
-    positions, out = schema.destination_positions, schema.exceptions.c.state.in_(("held", "retry"))
+    positions, out = schema.destination_positions, schema.exceptions.c.state.in_(OUTSTANDING)
     whole = [func.sum(intake.c[name]) for name in ("accepted", "duplicates", "refused", "unresolved")]
-    settled = [func.sum(counts.c[name]) for name in ("delivered", "filtered", "dead")]
+    settled = [func.sum(counts.c[name]) for name in ("delivered", "filtered", "dead", "redriven", "purged")]
     pipeline = connection.execute(select(schema.positions)).all()
     return Books(
         intake={
@@ -56,14 +74,16 @@ def read(connection: Connection) -> Books:
         settled={
             (name, source): Settled(*map(int, rest))
             for name, source, *rest in connection.execute(
-                select(counts.c.destination, counts.c.source, *settled).group_by(counts.c.destination, counts.c.source)
+                select(counts.c.destination, counts.c.source, *settled)
+                .where(is_destination(counts.c.destination))
+                .group_by(counts.c.destination, counts.c.source)
             )
         },
         outstanding={
             (name, source): int(count)
             for name, source, count in connection.execute(
                 select(listed.c.destination, listed.c.source, func.count())
-                .where(out)
+                .where(out, is_destination(listed.c.destination))
                 .group_by(listed.c.destination, listed.c.source)
             )
         },
@@ -72,13 +92,41 @@ def read(connection: Connection) -> Books:
         positions={
             (name, partition): (offset, marks)
             for name, partition, offset, marks in connection.execute(
-                select(positions.c.destination, positions.c.partition, positions.c.offset, positions.c.marks)
+                select(positions.c.destination, positions.c.partition, positions.c.offset, positions.c.marks).where(
+                    is_destination(positions.c.destination)
+                )
             )
         },
         oldest={
             name: int(first)
             for name, first in connection.execute(
-                select(listed.c.destination, func.min(listed.c.first_at)).where(out).group_by(listed.c.destination)
+                select(listed.c.destination, func.min(listed.c.first_at))
+                .where(out, is_destination(listed.c.destination))
+                .group_by(listed.c.destination)
             )
         },
+        replays=_replays(connection, settled),
     )
+
+
+def _replays(connection: Connection, sums: list[Any]) -> dict[str, Replayed]:
+    counts, listed = schema.destination_counts, schema.exceptions
+    outstanding = connection.execute(
+        select(listed.c.destination, func.count())
+        .where(listed.c.state.in_(OUTSTANDING), ~is_destination(listed.c.destination))
+        .group_by(listed.c.destination)
+    )
+    waiting = {name: int(count) for name, count in outstanding}
+    rows = connection.execute(
+        select(counts.c.destination, *sums)
+        .where(~is_destination(counts.c.destination))
+        .group_by(counts.c.destination)
+        .order_by(counts.c.destination)
+    )
+    settled = {name: Settled(*map(int, rest)) for name, *rest in rows}
+    return {name: Replayed(settled.get(name, Settled()), waiting.get(name, 0)) for name in sorted({*settled, *waiting})}
+
+
+def is_destination(name: ColumnElement[str]) -> ColumnElement[bool]:
+    """Of a name in the ledger: whether it is a destination's own, and not that of a replay."""
+    return ~name.contains(":")

@@ -13,8 +13,11 @@ import orjson
 from sqlalchemy import Connection, select, text
 
 from pipeline.store import bulk, schema
+from schemas.causes import cause_of
 
-OUTSTANDING: Final = ("held", "retry")
+OUTSTANDING: Final = ("held", "retry", "again")
+"""The states of events that are still to be delivered. `again`: a dead letter that a person put back and no owner of its
+partition has taken up yet."""
 
 
 class Listed(NamedTuple):
@@ -48,6 +51,8 @@ class Counts(NamedTuple):
     delivered: int
     filtered: int
     dead: int
+    redriven: int = 0
+    purged: int = 0
 
 
 class Range(NamedTuple):
@@ -117,16 +122,31 @@ _ADVANCE: Final = text("""
 # The cast: PostgreSQL takes one parameter for one type, and a column is no text to it.
 _CHANGE: Final = text("""
     UPDATE exceptions
-    SET state = :state, attempts = :attempts, reason = :reason, next_at = :next_at,
+    SET state = :state, attempts = :attempts, reason = :reason, cause = :cause, next_at = :next_at,
         value = CASE WHEN CAST(:state AS VARCHAR) IN ('delivered', 'filtered') THEN NULL ELSE value END
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset
+""")
+_AGAIN: Final = "SELECT 1 FROM exceptions WHERE destination {} AND state = 'again' LIMIT 1"
+_EPOCH: Final = text("""
+    SELECT epoch FROM destination_positions WHERE destination = :destination AND partition = :partition
+""")
+_TAKE_UP: Final = text("""
+    UPDATE exceptions SET state = 'retry'
+    WHERE destination = :destination AND partition = :partition AND "offset" IN (
+      SELECT "offset" FROM exceptions
+      WHERE destination = :destination AND state = 'again' AND partition = :partition
+      ORDER BY "offset" LIMIT :most
+    )
+    RETURNING "offset", state, source, profile, message_id, attempts, reason, first_at, next_at
 """)
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
     ON CONFLICT (destination) DO UPDATE SET state = excluded.state, since = excluded.since, reason = excluded.reason
 """)
 _PURGE_BATCHES: Final = text("DELETE FROM destination_batches WHERE at < :before")
-_PURGE_DELIVERED: Final = text("DELETE FROM exceptions WHERE state IN ('delivered', 'filtered') AND next_at < :before")
+_PURGE_DELIVERED: Final = text(
+    "DELETE FROM exceptions WHERE state IN ('delivered', 'filtered', 'purged') AND next_at < :before"
+)
 
 
 def claim(connection: Connection, destination: str, partitions: Collection[int], at: int) -> dict[int, Claim]:
@@ -178,13 +198,19 @@ def record(connection: Connection, destination: str, at: int, progress: Sequence
         schema.exceptions,
         [
             (destination, one.partition, row.offset, row.state, row.source, _storable(row.profile), _storable(row.message_id),
-             row.attempts, _storable(row.reason), row.first_at, row.next_at, row.value, row.done)
+             row.attempts, _storable(row.reason), row.first_at, row.next_at, row.value, row.done, _cause(row))
             for one in kept
             for row in one.rows
         ],
     )  # fmt: skip
     changes = [
-        change._asdict() | {"destination": destination, "partition": one.partition, "reason": _storable(change.reason)}
+        change._asdict()
+        | {
+            "destination": destination,
+            "partition": one.partition,
+            "reason": _storable(change.reason),
+            "cause": _cause(change),
+        }
         for one in kept
         for change in one.changes
     ]
@@ -214,6 +240,33 @@ def _storable(words: str) -> str:
     return words.replace("\x00", "\ufffd")[:1_000]
 
 
+def _cause(one: Row | Change) -> str:
+    return cause_of(_storable(one.reason)) if one.state == "dead" else ""
+
+
+def has_again(connection: Connection, destination: str) -> bool:
+    """Whether dead letters were put back that nobody has taken up yet. Cheap enough to be asked every second,
+    at a glance."""
+    return bool(bulk.select(connection, _AGAIN, [destination]))
+
+
+def take_up(
+    connection: Connection, destination: str, epochs: Mapping[int, int], most: int
+) -> dict[int, Sequence[Listed]]:
+    """Makes at most `most` events that were put back outstanding again, by partition and in order of their offsets, for
+    the owner of these epochs. Of a partition that has another owner by now nothing is taken."""
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"  # SQLite has one writer
+    owner = text(_EPOCH.text + lock)
+    taken: dict[int, Sequence[Listed]] = {}
+    for partition, epoch in sorted(epochs.items()):
+        key = {"destination": destination, "partition": partition}
+        if most > 0 and connection.execute(owner, key).scalar() == epoch:
+            rows = connection.execute(_TAKE_UP, key | {"most": most})
+            taken[partition] = sorted(Listed(*row) for row in rows)
+            most -= len(taken[partition])
+    return {partition: rows for partition, rows in taken.items() if rows}
+
+
 def values(connection: Connection, destination: str, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
     """The bytes of listed events by (partition, offset); one that is gone is left out."""
     wanted: dict[int, list[int]] = {}
@@ -241,7 +294,7 @@ def note_state(connection: Connection, destination: str, state: str, reason: str
 
 def purge(connection: Connection, before: int) -> int:
     """Forgets how events went that were settled before `before` (microseconds): their paths can no longer be told, the
-    balance stays. Dead events keep their bytes until they are purged by cause. Returns the rows removed."""
+    balance stays. Dead events stay until they are put back or purged by cause. Returns the rows removed."""
     return sum(
         connection.execute(statement, {"before": before}).rowcount for statement in (_PURGE_BATCHES, _PURGE_DELIVERED)
     )

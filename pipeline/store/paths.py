@@ -1,12 +1,13 @@
 """What the books say of single events: where the pipeline put them and what became of them at each destination."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import ColumnElement, Connection, select, tuple_
 
 from pipeline.store import schema
+from pipeline.store.books import is_destination
 
 
 class Batch(NamedTuple):
@@ -20,20 +21,20 @@ class Batch(NamedTuple):
     filtered: Mapping[str, Sequence[Sequence[int]]]  # reason -> runs of (first offset, count)
 
 
-State = Literal["pending", "held", "retry", "delivered", "filtered", "dead", "settled"]
+State = Literal["pending", "held", "retry", "delivered", "filtered", "dead", "purged", "settled"]
 
 
 class Exceptional(NamedTuple):
     """What a position alone cannot tell of an event. `ended_at` is when it ended, or when it is tried again."""
 
-    state: State  # held, retry, delivered or dead
+    state: State  # held, retry, delivered, filtered, dead or purged
     attempts: int
     reason: str
     at: int
 
 
 class Outcome(NamedTuple):
-    """Where an event stands at a destination: pending, held, retry, delivered, filtered, dead, or settled
+    """Where an event stands at a destination: pending, held, retry, delivered, filtered, dead, purged, or settled
     when the details are no longer kept. `at` is when that was
     settled, for `retry` when it is due; None when it is pending or too long ago."""
 
@@ -87,20 +88,39 @@ def destination_positions(connection: Connection) -> dict[tuple[str, int], int]:
     table = schema.destination_positions
     return {
         (row.destination, row.partition): row.offset
-        for row in connection.execute(select(table.c.destination, table.c.partition, table.c.offset))
+        for row in connection.execute(
+            select(table.c.destination, table.c.partition, table.c.offset).where(is_destination(table.c.destination))
+        )
     }
 
 
 def exceptions_at(connection: Connection, partition: int, offsets: Iterable[int]) -> dict[tuple[str, int], Exceptional]:
     """What is listed for these offsets, by destination and offset."""
     table = schema.exceptions
+    return _exceptions(connection, table.c.partition == partition, table.c.offset.in_(list(offsets)))
+
+
+def exceptions_between(
+    connection: Connection, names: Collection[str], partition: int, first: int, end: int
+) -> dict[tuple[str, int], Exceptional]:
+    """What is listed at these destinations for offsets [first, end), by destination and offset."""
+    table = schema.exceptions
+    span = (table.c.offset >= first, table.c.offset < end)
+    return _exceptions(connection, table.c.destination.in_(names), table.c.partition == partition, *span)
+
+
+def _exceptions(connection: Connection, *conditions: ColumnElement[bool]) -> dict[tuple[str, int], Exceptional]:
+    table = schema.exceptions
     rows = connection.execute(
         select(table.c.destination, table.c.offset, table.c.state, table.c.attempts, table.c.reason, table.c.next_at)
-        .where(table.c.partition == partition, table.c.offset.in_(list(offsets)))
+        .where(*conditions)
         .order_by(table.c.destination)
     )
     return {
-        (row.destination, row.offset): Exceptional(row.state, row.attempts, row.reason, row.next_at) for row in rows
+        (row.destination, row.offset): Exceptional(
+            "retry" if row.state == "again" else row.state, row.attempts, row.reason, row.next_at
+        )
+        for row in rows
     }
 
 
@@ -117,6 +137,24 @@ def batches_around(connection: Connection, partition: int, offset: int) -> list[
         select(table).where(
             table.c.partition == partition, table.c.first_offset <= offset, table.c.next_offset > offset
         )
+    )
+    return [_batch(row) for row in rows]
+
+
+def batches_between(
+    connection: Connection, names: Collection[str], partition: int, first: int, end: int
+) -> list[Batch]:
+    """The commits of these destinations that hold any of the offsets [first, end), in order."""
+    table = schema.destination_batches
+    rows = connection.execute(
+        select(table)
+        .where(
+            table.c.destination.in_(names),
+            table.c.partition == partition,
+            table.c.next_offset > first,
+            table.c.first_offset < end,
+        )
+        .order_by(table.c.destination, table.c.next_offset)
     )
     return [_batch(row) for row in rows]
 

@@ -35,13 +35,16 @@ Books:
   destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
   destination_state    how each destination fares, for people
   exceptions   what cannot be told from a position: held back, waiting for a retry, delivered late, dead
+  replays      recorded events sent to one destination again; the ledger's rows of each are under `destination:replay-id`
 """
 
 from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -351,7 +354,9 @@ destination_counts: Final = Table(
     Column("source", String, primary_key=True),
     Column("delivered", BigInteger, nullable=False),
     Column("filtered", BigInteger, nullable=False),
-    Column("dead", BigInteger, nullable=False),
+    Column("dead", BigInteger, nullable=False),  # that ever died
+    Column("redriven", BigInteger, nullable=False, server_default="0"),  # of the dead: put back, to be tried again
+    Column("purged", BigInteger, nullable=False, server_default="0"),  # of the dead: given up by a person
 )
 
 destination_batches: Final = Table(
@@ -400,7 +405,7 @@ exceptions: Final = Table(
     Column("destination", String, primary_key=True),
     Column("partition", SmallInteger, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
-    Column("state", String, nullable=False),  # held, retry, delivered, dead
+    Column("state", String, nullable=False),  # held, retry, delivered, filtered, dead, again (put back), purged
     Column("source", String, nullable=False),
     Column("profile", String, nullable=False),
     Column("message_id", String, nullable=False),
@@ -413,6 +418,39 @@ exceptions: Final = Table(
     Index("exceptions_by_state", "destination", "state", "partition", "offset"),
 )
 
+    # The dead alone pay for these two.
+    Index(
+        "exceptions_dead_by_cause",
+        "destination",
+        "cause",
+        "next_at",
+        sqlite_where=text("state = 'dead'"),
+        postgresql_where=text("state = 'dead'"),
+    ),
+    Index(
+        "exceptions_dead_by_message",
+        "message_id",
+        sqlite_where=text("state = 'dead'"),
+        postgresql_where=text("state = 'dead'"),
+    ),
+)
+
+replays: Final = Table(
+    "replays",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("destination", String, nullable=False),
+    Column("state", String, nullable=False),  # running, cancelling, done, cancelled
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("sources", Text, nullable=False),  # JSON; empty: all
+    Column("filter", Text, nullable=False),  # in the filter language; empty: all
+    Column("rate", Float, nullable=False),  # events a second
+    Column("again", Boolean, nullable=False),  # also what was delivered before
+    Column("ranges", Text, nullable=False),  # JSON {partition of resolved: [first offset, end]}
+    Column("note", Text, nullable=False),  # why it stands still
 regulations: Final = Table(
     "regulations",
     metadata,

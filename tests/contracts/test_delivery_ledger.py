@@ -107,14 +107,17 @@ def test_a_lost_partition_does_not_take_the_others_with_it(database: Database) -
     claim(database)
     other = replace(progress(4, counts={"web": Counts(4, 0, 0)}), partition=1)
     assert record(database, progress(9), other) == {0}
-    assert counts(database) == [("crm", 1, "web", 4, 0, 0)]
+    assert counts(database) == [("crm", 1, "web", 4, 0, 0, 0, 0)]
 
 
 def test_counters_add_up(database: Database) -> None:
     claim(database)
     record(database, progress(5, counts={"web": Counts(1, 2, 3), "app": Counts(1, 0, 0)}))
     record(database, progress(9, counts={"web": Counts(10, 0, 0)}))
-    assert sorted(counts(database)) == [("crm", 0, "app", 1, 0, 0), ("crm", 0, "web", 11, 2, 3)]
+    assert sorted(counts(database)) == [
+        ("crm", 0, "app", 1, 0, 0, 0, 0),
+        ("crm", 0, "web", 11, 2, 3, 0, 0),
+    ]
 
 
 def test_a_delivered_exception_loses_its_bytes_and_a_dead_one_keeps_them(database: Database) -> None:
@@ -149,7 +152,7 @@ def test_purging_forgets_paths_and_keeps_the_books(database: Database) -> None:
             list(connection.scalars(select(listed.c.offset))),
         )
 
-    assert (database.read_sync(left), counts(database)) == (([9], [4]), [("crm", 0, "web", 2, 0, 0)])
+    assert (database.read_sync(left), counts(database)) == (([9], [4]), [("crm", 0, "web", 2, 0, 0, 0, 0)])
 
 
 def test_the_latest_state_of_a_destination_is_kept(database: Database) -> None:
