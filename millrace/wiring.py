@@ -267,6 +267,8 @@ def mounted(settings: Settings) -> "Sequence[Destination]":
             settings=settings.destination_settings[name],
             sources=None if config.sources is None else frozenset(config.sources),
             filter=config.filter,
+            filters=config.filters,
+            consent=config.consent,
             function=config.function,
         )
         for name, config in settings.destinations.items()

@@ -3,7 +3,16 @@
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from schemas.identity import IdentityConfig
 from schemas.topics import INTERNAL_SOURCE
@@ -111,6 +120,68 @@ class FilterConfig(_Model):
 
     types: tuple[EventType, ...] | None = Field(None, description="Only these call types.")
     events: tuple[str, ...] | None = Field(None, description="Of track calls, only these event names.")
+    where: str | None = Field(
+        None, description="Only events for which this expression of the filter language is true, as type = 'track'."
+    )
+
+
+Keys = dict[str, tuple[Annotated[str, Field(min_length=1)], ...]]
+
+
+class DropAction(_Model):
+    """The event is not delivered."""
+
+    type: Literal["DROP"]
+
+
+class SampleAction(_Model):
+    """Of the events, or of the values at a path, a share is delivered: always the same ones."""
+
+    type: Literal["SAMPLE"]
+    percent: float = Field(ge=0, le=1, description="The share that is kept, from 0 to 1.")
+    path: str | None = Field(
+        None, min_length=1, description="Events with one value here are kept or dropped together, as userId."
+    )
+
+
+class DropPropertiesAction(_Model):
+    """Fields are taken out of the event."""
+
+    type: Literal["DROP_PROPERTIES"]
+    fields: Keys = Field(
+        description="What goes, by container: properties, context.traits; an empty name is the event itself."
+    )
+
+
+class AllowPropertiesAction(_Model):
+    """Of the containers named, other fields are taken out of the event."""
+
+    type: Literal["ALLOW_PROPERTIES"]
+    fields: Keys = Field(description="What stays, by container.")
+
+
+FilterAction = Annotated[
+    DropAction | SampleAction | DropPropertiesAction | AllowPropertiesAction, Field(discriminator="type")
+]
+
+
+class DestinationFilter(_Model):
+    """A destination filter of the reference. All samples are taken first, then drops, then fields dropped, then allowed."""
+
+    title: str = Field("", max_length=64, description="For people.")
+    description: str = Field("", description="For people.")
+    if_: str = Field(alias="if", description="Of which events, in the filter language; all is every event.")
+    enabled: bool = Field(True, description="Whether it counts.")
+    actions: tuple[FilterAction, ...] = Field(description="What is done with them.")
+
+
+def _not_a_number(name: str) -> str:
+    if name[:1].isdigit():
+        raise ValueError("a consent category begins with no digit; SDKs cannot name it")
+    return name
+
+
+Category = Annotated[str, Field(min_length=1, max_length=34), AfterValidator(_not_a_number)]
 
 
 class DestinationConfig(_Model):
@@ -118,7 +189,16 @@ class DestinationConfig(_Model):
 
     type: str = Field(description="Name of the destination, as `millrace destinations` lists them.")
     sources: tuple[Name, ...] | None = Field(None, description="Only events of these sources; all when left out.")
-    filter: FilterConfig = Field(default=FilterConfig(types=None, events=None), description="Which events it gets.")
+    filter: FilterConfig = Field(
+        default=FilterConfig(types=None, events=None, where=None), description="Which events it gets."
+    )
+    filters: tuple[DestinationFilter, ...] = Field(
+        (), max_length=50, description="Filters as the reference has them: dropped events, samples, dropped fields."
+    )
+    consent: tuple[Category, ...] = Field(
+        (),
+        description="Consent categories: an event that states preferences passes only if it agrees to all of these.",
+    )
     function: Function | None = Field(
         None, description="Changes, enriches or drops each event that passed the filter, before it is mapped."
     )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from millrace.config.expand import expand
 from millrace.config.shape import explain, suggest
 from millrace.config.tree import Path, Tree, parse
+from pipeline.language.filters import FilterError, compile_filter
 from schemas.config import Config
 from schemas.errors import ConfigError
 from schemas.identity import BUILT_IN, LEGACY
@@ -158,6 +159,19 @@ class _Check:
                 path = ("destinations", name, "sources", index)
                 if isinstance(source, str) and source not in sources and path not in self.unknown:
                     self.tree.fault(path, f"unknown source; {suggest(source, list(sources))}")
+            self._expressions(("destinations", name), one)
+
+    def _expressions(self, above: Path, destination: Any) -> None:
+        filters = destination.get("filters") if isinstance(destination, dict) else None
+        texts: dict[Path, Any] = {(*above, "filter", "where"): _mapping(destination, "filter").get("where")}
+        for index, one in enumerate(filters if isinstance(filters, list) else []):
+            texts[*above, "filters", index, "if"] = one.get("if") if isinstance(one, dict) else None
+        for path, text in texts.items():
+            if isinstance(text, str) and path not in self.unknown:
+                try:
+                    compile_filter(text)
+                except FilterError as error:
+                    self.tree.fault(path, str(error))
 
     def _key_ids(self, raw: Any) -> None:
         """A token request names only its key."""

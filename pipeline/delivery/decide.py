@@ -1,26 +1,30 @@
 """Whether a destination gets an event: decided from the event and the configuration alone.
 
-The order is the reference's: connection, supported type, `integrations` object, what the device sent itself, filter.
+The order is the reference's: connection, supported type, consent, `integrations` object, what the device sent itself, filters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from pipeline.delivery.limits import Destination
+from pipeline.language.rules import compile_rules
 from pipeline.log import Record
 from schemas.config import FilterConfig
-from schemas.events import Event, Resolved, decode_resolved
+from schemas.events import Event, Resolved, decode_resolved, materialize
 
 SOURCE_NOT_CONNECTED: Final = "SOURCE_NOT_CONNECTED"
 UNSUPPORTED_EVENT_TYPE: Final = "UNSUPPORTED_EVENT_TYPE"
+FILTERED_BY_END_USER_CONSENT: Final = "FILTERED_BY_END_USER_CONSENT"
 FILTERED_BY_INTEGRATIONS_OBJECT: Final = "FILTERED_BY_INTEGRATIONS_OBJECT"
 MESSAGE_SENT_CLIENT_SIDE: Final = "MESSAGE_SENT_CLIENT_SIDE"
 FILTERED_BY_RULES: Final = "FILTERED_BY_RULES"
+DELETED: Final = "DELETED"
+"""Ours: the person was deleted before the event got here."""
 
-Decide = Callable[[Event], str | None]
+Decide = Callable[[Resolved], str | None]
 """The reason why an event is filtered, None when it passes. ValueError when its body cannot be read."""
 
 
@@ -45,22 +49,48 @@ def rules(destination: Destination) -> Decide:
     sources = destination.sources
     names = (destination.name, destination.definition.name)
     warehouse = destination.definition.warehouse
-    passes = _filter(destination.filter)
+    plain = _filter(destination.filter)
+    passes = compile_rules(destination.filter.where, destination.filters).passes
+    consent = destination.consent
 
-    def decide(event: Event) -> str | None:
+    def decide(resolved: Resolved) -> str | None:
+        event = resolved.event
+        if event.refused is not None:
+            return DELETED
         if sources is not None and event.source not in sources:
             return SOURCE_NOT_CONNECTED
         if event.type not in types:
             return UNSUPPORTED_EVENT_TYPE
-        body = _parse(event.body)
+        body: _Body
+        if consent:
+            body = whole = _parse(_body_with_context, event.body)
+            if body.event != CONSENT_EVENT and not consented(whole.context, consent):
+                return FILTERED_BY_END_USER_CONSENT
+        else:
+            body = _parse(_body, event.body)
         said = body.integrations
         if isinstance(said, dict) and said and not allowed(said, names, warehouse=warehouse):
             return FILTERED_BY_INTEGRATIONS_OBJECT
         if body.metadata is not None and sent_by_device(body.metadata, names):
             return MESSAGE_SENT_CLIENT_SIDE
-        return None if passes(event, body) else FILTERED_BY_RULES
+        if not plain(event, body) or (passes is not None and not passes(materialize(resolved))):
+            return FILTERED_BY_RULES
+        return None
 
     return decide
+
+
+# ── Consent ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CONSENT_EVENT: Final = "Segment Consent Preference Updated"  # tells of consent, so it needs none
+
+
+def consented(context: Any, categories: Sequence[str]) -> bool:
+    """Whether an event's context allows it to a destination of these categories: all of them must be agreed to. What states no
+    preferences passes; a category that is not among those stated was not agreed to."""
+    consent = context.get("consent") if isinstance(context, dict) else None
+    stated = consent.get("categoryPreferences") if isinstance(consent, dict) else None
+    return not isinstance(stated, dict) or all(stated.get(category) is True for category in categories)
 
 
 # ── The integrations object ───────────────────────────────────────────────────────────────────────────────────────
@@ -72,13 +102,19 @@ class _Body(msgspec.Struct):
     event: Any = None
 
 
+class _BodyWithContext(_Body):
+    context: Any = None
+
+
 # Cheaper than to look for a name in the bytes first, and an escaped name is found too.
 _body: Final = msgspec.json.Decoder(_Body).decode
+_body_with_context: Final = msgspec.json.Decoder(_BodyWithContext).decode
+T = TypeVar("T")
 
 
-def _parse(body: bytes) -> _Body:
+def _parse(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
-        return _body(body)
+        return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the body cannot be read: {error}") from error
 

@@ -10,9 +10,12 @@ import structlog
 
 from destinations.contract import Env
 from pipeline.delivery.courier import Courier
+from pipeline.delivery.forgetting import beside, keep_forgetting
+from pipeline.delivery.insert import shaping
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import micros
 from pipeline.delivery.retry import ceiling
+from pipeline.language.rules import compile_rules
 from pipeline.log import Log
 from pipeline.store import folding, ledger
 from pipeline.store.database import Database
@@ -117,6 +120,9 @@ async def _deliver(
         insert = None
         if destination.function is not None:
             insert = await stack.enter_async_context(functions.inserted(destination.function))
+        insert = shaping(compile_rules(None, destination.filters).shape, insert)
+        telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)
+        await stack.enter_async_context(beside(telling))
         while not stop.is_set():
             courier = Courier(
                 destination, client, events, database, stop=stop, limits=limits, world=world, insert=insert

@@ -1,11 +1,14 @@
-"""A destination's insert function, between the filter and the mapping."""
+"""What changes events between the filter and the mapping: fields that may not leave, and the destination's insert function."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from destinations.contract import Outcome, Retry
+from destinations.contract import Outcome, Rejected, Retry
 from pipeline.delivery.lanes import Item, Lane
 from pipeline.functions.installed import Insert
+from pipeline.functions.shape import changed
+from pipeline.language.rules import Shape
+from schemas.events import Resolved, materialize
 
 
 @dataclass(slots=True)
@@ -36,3 +39,30 @@ async def through(insert: Insert, items: Sequence[Item]) -> Inserted:
         inserted.going.append(item)
         inserted.shown.append(shown)
     return inserted
+
+
+def shaping(shape: Shape | None, insert: Insert | None) -> Insert | None:
+    """Takes fields out of events before the function, if there is one, gets them."""
+    if shape is None:
+        return insert
+
+    async def shaped(events: Sequence[Resolved]) -> Sequence[Resolved | Outcome]:
+        made = [_shaped(shape, one) for one in events]
+        if insert is None:
+            return made
+        going = [one for one in made if isinstance(one, Resolved)]
+        answers = iter(await insert(going) if going else ())
+        return [next(answers) if isinstance(one, Resolved) else one for one in made]
+
+    return shaped
+
+
+def _shaped(shape: Shape, resolved: Resolved) -> Resolved | Outcome:
+    event = materialize(resolved)
+    made = shape(event)
+    if made is event:
+        return resolved
+    try:
+        return replace(resolved, event=changed(resolved.event, made), context=None)
+    except ValueError as error:
+        return Rejected(f"FILTERED_FIELDS_NEEDED: {error}")

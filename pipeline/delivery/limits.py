@@ -1,7 +1,7 @@
 """What a destination is to the engine, and the bounds it works within."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from destinations.contract import Definition, Settings
 from destinations.guard import Outbound, session
 from pipeline.functions.installed import Functions
-from schemas.config import FilterConfig, FunctionConfig
+from schemas.config import DestinationFilter, FilterConfig, FunctionConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -26,8 +26,9 @@ class Destination:
     definition: Definition[Any, Any]
     settings: Settings
     sources: frozenset[str] | None = None
-    filter: FilterConfig = field(default_factory=lambda: FilterConfig(types=None, events=None))
-
+    filter: FilterConfig = field(default_factory=lambda: FilterConfig(types=None, events=None, where=None))
+    filters: Sequence[DestinationFilter] = ()
+    consent: Sequence[str] = ()
     function: FunctionConfig | None = None
 
     @property
@@ -57,8 +58,8 @@ class Limits:
     records: int = 2_000  # read at once, at least
     remember: float = 30 * 86_400.0  # how long the path of a delivered or filtered event can be told
     fresh: float = 3_600.0  # how long each commit keeps a row of its own; later they are joined by the minute
-    tidy: float = 600.0  # between removals of what need not be remembered
     look: float = 1.0  # between looks for dead letters that were put back, and for replays
+    tidy: float = 600.0  # between removals of what need not be remembered
 
 
 _public = partial(session, Outbound())

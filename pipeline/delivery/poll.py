@@ -74,7 +74,7 @@ def _judge(partition: Partition, record: Record, decoded: Resolved | Unreadable,
         return Entry(record.offset, None, event.source)
     partition.seen[origin.partition] = origin.offset
     try:
-        reason = decide(event)
+        reason = decide(decoded)
     except ValueError as error:
         lane = Lane(partition, decoded.profile_id, record.offset)
         item = Item(lane, record.offset, event.source, event.message_id)

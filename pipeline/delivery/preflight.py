@@ -13,11 +13,12 @@ from typing import Any, Final, Literal
 from destinations.contract import DELIVERED, Action, Delivered, Env, Outcome, Row
 from pipeline.delivery.attempt import attempt
 from pipeline.delivery.decide import Unreadable, decode, rules
-from pipeline.delivery.insert import through
+from pipeline.delivery.insert import shaping, through
 from pipeline.delivery.lanes import Item, Lane, Partition
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.recording import Recorder, Request, recording
 from pipeline.functions.installed import Functions, Insert
+from pipeline.language.rules import compile_rules
 from pipeline.log import Log
 from pipeline.store.ledger import Claim
 from schemas.events import Resolved
@@ -166,8 +167,8 @@ async def rehearsal(destination: Destination | None, functions: Functions) -> As
         insert: Insert | None = None
         if destination.function is not None:
             insert = await stack.enter_async_context(functions.inserted(destination.function))
-        yield _Side(destination, client, insert, recorder, noted, clock)
         insert = shaping(compile_rules(None, destination.filters).shape, insert)
+        yield _Side(destination, client, insert, recorder, noted, clock)
 
 
 async def _absent(_: Resolved) -> Made:
@@ -212,7 +213,7 @@ class _Side:
     async def __call__(self, resolved: Resolved) -> Made:
         self._clock.micros = resolved.event.received_at
         try:
-            reason = self._decide(resolved.event)
+            reason = self._decide(resolved)
         except ValueError as error:
             return Made(reason=str(error))
         if reason is not None:

@@ -13,6 +13,7 @@ from schemas.config import (
     CollectorConfig,
     Config,
     DestinationConfig,
+    DestinationFilter,
     EmailChannel,
     EnrichConfig,
     FilterConfig,
@@ -310,7 +311,26 @@ def test_the_reference_file_says_everything() -> None:
             "orders": DestinationConfig(
                 type="webhook",
                 sources=("backend",),
-                filter=FilterConfig(types=("track",), events=("Order Completed",)),
+                filter=FilterConfig(
+                    types=("track",),
+                    events=("Order Completed",),
+                    where="properties.total > 0 and !match(context.page.path, '/test/*')",
+                ),
+                filters=(
+                    DestinationFilter.model_validate(
+                        {
+                            "title": "Not to leave the house",
+                            "if": "all",
+                            "actions": [
+                                {
+                                    "type": "DROP_PROPERTIES",
+                                    "fields": {"properties": ["card.number"], "context": ["ip"]},
+                                }
+                            ],
+                        }
+                    ),
+                ),
+                consent=("shop",),
                 settings={"url": "http://127.0.0.1:9000/orders", "secret": "change-me"},
             ),
         },
@@ -372,3 +392,27 @@ def test_the_reference_file_names_every_key_there_is() -> None:
         RetentionConfig,
     ):
         assert [name for name in model.model_fields if f"{name}:" not in text] == []
+
+
+def test_an_expression_that_is_none_is_a_fault_with_its_place_in_the_file(tmp_path: Path) -> None:
+    text = """
+destinations:
+  crm:
+    type: crm
+    filter: {where: "type == 'track'"}
+    filters:
+      - if: all
+        actions: [{type: DROP}]
+      - if: includes(event, 'x')
+        actions: [{type: SAMPLE, percent: 2}]
+    consent: [7-days]
+"""
+    with pytest.raises(ConfigError) as raised:
+        load_text(text, "millrace.yaml", {}, None)
+    assert str(raised.value).splitlines() == [
+        "millrace.yaml:5 destinations.crm.filter.where: expected a path, a value or a function, found = (character 7)",
+        "millrace.yaml:9 destinations.crm.filters[1].if: unknown function includes; there are bool, contains, kebabcase, "
+        "length, lowercase, match, number, snakecase, string, titlecase, typeof, uppercase (character 1)",
+        "millrace.yaml:10 destinations.crm.filters[1].actions[0].SAMPLE.percent: must be less than or equal to 1",
+        "millrace.yaml:11 destinations.crm.consent[0]: a consent category begins with no digit; SDKs cannot name it",
+    ]

@@ -8,15 +8,15 @@ import orjson
 import pytest
 
 from destinations.contract import Action, Definition, Payload, Settings, mapped
-from pipeline.delivery.decide import allowed, rules, sent_by_device
+from pipeline.delivery.decide import CONSENT_EVENT, allowed, rules, sent_by_device
 from pipeline.delivery.lanes import Item, Lanes
 from pipeline.delivery.limits import Destination, Limits
 from pipeline.delivery.mapping import mapping
 from pipeline.delivery.retry import Breaker, delay
 from pipeline.store.ledger import Claim, Listed
-from schemas.config import FilterConfig
+from schemas.config import DestinationFilter, FilterConfig
 from schemas.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
-from schemas.events import Event
+from schemas.events import Event, Origin, Resolved
 
 LIMITS = Limits()
 
@@ -83,7 +83,58 @@ def test_the_first_reason_counts(source: str, kind: str, body: dict[str, Any], r
             filter_=FilterConfig(types=("track", "identify"), events=("Bought",)),
         )
     )
-    assert decide(event(source, kind, orjson.dumps(body))) == reason
+    assert decide(resolved(event(source, kind, orjson.dumps(body)))) == reason
+
+
+@pytest.mark.parametrize(
+    ("context", "integrations", "reason"),
+    [
+        (None, None, None),
+        ({}, None, None),
+        ({"consent": {}}, None, None),
+        ({"consent": {}}, {"crm": False}, "FILTERED_BY_INTEGRATIONS_OBJECT"),
+        ({"consent": None}, None, None),
+        ("no object", None, None),
+        ({"consent": {"categoryPreferences": {}}}, None, "FILTERED_BY_END_USER_CONSENT"),
+        ({"consent": {"categoryPreferences": {"ads": True, "crm": True}}}, None, None),
+        ({"consent": {"categoryPreferences": {"ads": True}}}, None, "FILTERED_BY_END_USER_CONSENT"),
+        ({"consent": {"categoryPreferences": {"ads": True, "crm": False}}}, None, "FILTERED_BY_END_USER_CONSENT"),
+        ({"consent": {"categoryPreferences": {"ads": True, "crm": "true"}}}, None, "FILTERED_BY_END_USER_CONSENT"),
+        ({"consent": {"categoryPreferences": {"Ads": True, "crm": True}}}, None, "FILTERED_BY_END_USER_CONSENT"),
+        ({"consent": {"categoryPreferences": {"ads": False}}}, {"crm": True}, "FILTERED_BY_END_USER_CONSENT"),
+        (
+            {"consent": {"categoryPreferences": {"ads": True, "crm": True}}},
+            {"crm": False},
+            "FILTERED_BY_INTEGRATIONS_OBJECT",
+        ),
+    ],
+)
+def test_a_destination_of_two_categories_needs_consent_to_both(
+    context: Any, integrations: Any, reason: str | None
+) -> None:
+    decide = rules(destination(consent=("ads", "crm")))
+    body = {"event": "Bought", "context": context} | ({} if integrations is None else {"integrations": integrations})
+    assert decide(resolved(event("web", "track", orjson.dumps(body)))) == reason
+
+
+def test_consent_concerns_only_destinations_of_categories_and_never_the_event_that_tells_of_it() -> None:
+    context = {"consent": {"categoryPreferences": {"ads": False}}}
+    refused = resolved(event("web", "track", orjson.dumps({"event": "Bought", "context": context})))
+    assert rules(destination())(refused) is None
+    told = resolved(event("web", "track", orjson.dumps({"event": CONSENT_EVENT, "context": context})))
+    assert rules(destination(consent=("ads",)))(told) is None
+
+
+def test_an_expression_sees_the_event_as_destinations_get_it() -> None:
+    where = FilterConfig(types=None, events=None, where="source = 'web' and userId = 'u1' and properties.total > 5")
+    decide = rules(destination(filter_=where))
+    taken, left = ({"event": "Bought", "properties": {"total": total}} for total in (6, 5))
+    assert decide(resolved(event("web", "track", orjson.dumps(taken)))) is None
+    assert decide(resolved(event("web", "track", orjson.dumps(left)))) == "FILTERED_BY_RULES"
+    dropping = DestinationFilter.model_validate({"if": "event = 'Bought'", "actions": [{"type": "DROP"}]})
+    assert rules(destination(filters=[dropping]))(resolved(event("web", "track", orjson.dumps(taken)))) == (
+        "FILTERED_BY_RULES"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,12 +158,12 @@ def test_what_the_device_sent_itself_is_not_sent_again(metadata: Any, sent: bool
 def test_an_integrations_key_written_with_escapes_is_obeyed() -> None:
     decide = rules(destination())
     body = rb'{"integr\u0061tions": {"All": false}}'
-    assert decide(event("web", "track", body)) == "FILTERED_BY_INTEGRATIONS_OBJECT"
+    assert decide(resolved(event("web", "track", body))) == "FILTERED_BY_INTEGRATIONS_OBJECT"
 
 
 def test_a_body_that_cannot_be_read_is_no_decision() -> None:
     with pytest.raises(ValueError, match="the body cannot be read"):
-        rules(destination())(event("web", "track", b'{"integrations": '))
+        rules(destination())(resolved(event("web", "track", b'{"integrations": ')))
 
 
 # ── When it is tried again ────────────────────────────────────────────────────────────────────────────────────────
@@ -294,6 +345,8 @@ def destination(
     types: Sequence[str] = ("track",),
     sources: frozenset[str] | None = None,
     filter_: FilterConfig | None = None,
+    filters: Sequence[DestinationFilter] = (),
+    consent: Sequence[str] = (),
 ) -> Destination:
     action: Action[None, Any] = Action(name="send_events", payload=None, types=types, max_batch=1, deliver=deliver)
     definition = Definition(
@@ -306,9 +359,19 @@ def destination(
     )
     plain = FilterConfig(types=None, events=None)
     return Destination(
-        name="crm", definition=definition, settings=NoSettings(), sources=sources, filter=filter_ or plain
+        name="crm",
+        definition=definition,
+        settings=NoSettings(),
+        sources=sources,
+        filter=filter_ or plain,
+        filters=filters,
+        consent=consent,
     )
 
 
 def event(source: str, kind: str, body: bytes) -> Event:
-    return Event(source, kind, "m1", "a1", None, 0, None, 0, "client", None, None, body)
+    return Event(source, kind, "m1", "a1", "u1", 0, None, 0, "client", None, None, body)
+
+
+def resolved(one: Event) -> Resolved:
+    return Resolved("use_1", Origin(0, 0), (), one)
