@@ -311,6 +311,33 @@ class Courier:
             if partition is not None and partition.epoch == epochs[number]:
                 self._lanes.put_back(number, rows)
 
+    # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _take_up(self) -> None:
+        """Takes up dead letters that were put back, as many as there is room for: the others wait in the ledger."""
+        now = self._world.now()
+        if now < self._look_at:
+            return
+        self._look_at = now + self._limits.look
+        most = self._limits.outstanding_down if self._breaker.open else self._limits.outstanding
+        room = most - self._lanes.outstanding
+        if room <= 0 or self._ending or self._pause is not None:
+            return
+        name = self._destination.name
+        try:
+            if not await self._database.glance(lambda connection: ledger.has_again(connection, name)):
+                return
+        except Unavailable:
+            return  # it is looked again soon
+        epochs = {number: one.epoch for number, one in self._lanes.partitions.items()}
+        taken = await self._steadily(
+            lambda connection: ledger.take_up(connection, name, epochs, room), "taking up dead letters"
+        )
+        for number, rows in taken.items():
+            partition = self._lanes.partitions.get(number)
+            if partition is not None and partition.epoch == epochs[number]:
+                self._lanes.put_back(number, rows)
+
     async def _deleted(self, read: Sequence[Resolved]) -> Collection[Origin]:
         """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
         spans: dict[int, tuple[int, int]] = {}
