@@ -126,6 +126,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Somebody to be forgotten. `ids` are (type, value); `profiles` every profile id that they had, and `formerly` such as some of
+    their events were delivered with before a profile was taken apart: those have an owner still. `regulation` is the request, the same
+    in each repetition; `deleted_at` is ISO 8601."""
+
+    regulation: str
+    ids: Sequence[tuple[str, str]]
+    profiles: Sequence[str]
+    formerly: Sequence[str]
+    deleted_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition(Generic[S, C]):
     """A destination. `connect` opens what it needs for its life; `check` probes credentials and reachability without a
     side effect and raises CredentialsRejected or Unavailable."""
@@ -138,4 +151,7 @@ class Definition(Generic[S, C]):
     actions: Sequence[Action[C, Any]]
     preview: Callable[[S, Sequence[Any]], Sequence[Row]] | None = None
     """The rows that payloads become, for destinations that are no services: what `preflight` compares. Pure."""
+    forget: Callable[[C, Sequence[Person]], Awaitable[Sequence[Outcome]]] | None = None
+    """Deletes what the service has of these people: one outcome for each. Asked at least once, and again after Retry. None: it
+    cannot, and receipts say so."""
     warehouse: bool = False  # of an event's `integrations` object it obeys `Warehouses`, not `All`
