@@ -5,7 +5,7 @@ exceptions, then the log's group is told. A crash anywhere before the transactio
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,11 +13,11 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from destinations.contract import Outcome, Rejected
+from destinations.contract import Filtered, Outcome, Rejected
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
-from pipeline.delivery.decide import Unreadable, decode, rules
+from pipeline.delivery.decide import DELETED, Unreadable, decode, rules
 from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
@@ -27,10 +27,12 @@ from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
 from pipeline.functions.installed import Insert
 from pipeline.log import Batch, Log, Record, Subscription
+from pipeline.privacy.placeholder import is_erased, without_person
 from pipeline.running import steadily
-from pipeline.store import ledger
+from pipeline.store import erasures, ledger
 from pipeline.store.database import Database
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
+from schemas.events import Origin, Resolved
 from schemas.topics import DEAD_LETTERS, RESOLVED
 
 T = TypeVar("T")
@@ -273,16 +275,30 @@ class Courier:
         if self._ending or batches is None:
             return
         self._patient_until = self._world.now() + self._limits.patience
-        for batch in batches:
-            partition = self._lanes.partitions.get(batch.partition)
-            if partition is None:
-                continue
-            decoded = await _decoded(batch)
+        ours = [batch for batch in batches if batch.partition in self._lanes.partitions]
+        read = [await _decoded(batch) for batch in ours]
+        gone = await self._deleted([one for pairs in read for _, one in pairs if isinstance(one, Resolved)])
+        for batch, pairs in zip(ours, read, strict=True):
+            partition = self._lanes.partitions[batch.partition]
+            decoded = _without(pairs, gone) if gone else pairs
             entries = poll.judge(partition, decoded, self._decide, self._world.now())
             self._parts.append(Part(partition, batch, entries))
             for entry in entries:
                 if entry.item is not None and not entry.item.state.settled:
                     self._lanes.add(entry.item)
+
+    async def _deleted(self, read: Sequence[Resolved]) -> Collection[Origin]:
+        """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
+        spans: dict[int, tuple[int, int]] = {}
+        for one in read:
+            partition, offset = one.origin
+            first, end = spans.get(partition, (offset, offset + 1))
+            spans[partition] = min(first, offset), max(end, offset + 1)
+
+        def find(connection: Any) -> Collection[Origin]:
+            return erasures.erased_between(connection, spans) if erasures.any_erased(connection) else ()
+
+        return await steadily(lambda: self._database.read(find), self._stop, "asking who was deleted")
 
     # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -428,6 +444,8 @@ class Courier:
             decoded = Unreadable("no longer in the ledger") if value is None else decode(_record(value))
             if isinstance(decoded, Unreadable):
                 gone[item] = Rejected(decoded.reason)
+            elif is_erased(decoded.event):
+                gone[item] = Filtered(DELETED)
             else:
                 item.value, item.resolved = value, decoded
         return gone
@@ -630,6 +648,14 @@ async def _decoded(batch: Batch) -> list[tuple[Record, Any]]:
         if index % _SLICE == 0:
             await asyncio.sleep(0)
     return pairs
+
+
+def _without(pairs: Sequence[tuple[Record, Any]], gone: Collection[Origin]) -> list[tuple[Record, Any]]:
+    """The same with nothing personal of what is gone."""
+    return [
+        (record, without_person(one)) if isinstance(one, Resolved) and one.origin in gone else (record, one)
+        for record, one in pairs
+    ]
 
 
 def _record(value: bytes) -> Record:
