@@ -103,9 +103,9 @@ class Courier:
         self._flights: set[Flight] = set()
         self._landed: list[Flight] = []
         self._last_late = False
+        self._look_at = 0.0
 
         self._reading: asyncio.Task[Sequence[Batch] | None] | None = None
-        self._look_at = 0.0
         self._full = False
         self._parts: list[Part] = []
         self._patient_until = 0.0
@@ -136,9 +136,9 @@ class Courier:
                     self._land()
                     self._follow(subscription)
                     await self._take(subscription)
+                    await self._take_up()
                     self._launch()
                     if await self._write():
-                    await self._take_up()
                         continue
                     await self._read_on(subscription, batches)
                     self._alarm.set(min(self._times(), default=None))
@@ -178,11 +178,10 @@ class Courier:
 
     def _times(self) -> list[float]:
         """When there is something to do that nobody will wake us for."""
-        times = []
         if self._ending_at is not None:
             return [self._ending_at]
-        if self._pause is not None:
         times = [self._look_at]
+        if self._pause is not None:
             if self._check is None:
                 times.append(self._pause.check_at)
         elif self._breaker.open:
@@ -287,48 +286,6 @@ class Courier:
                 if entry.item is not None and not entry.item.state.settled:
                     self._lanes.add(entry.item)
 
-    async def _deleted(self, read: Sequence[Resolved]) -> Collection[Origin]:
-        """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
-        spans: dict[int, tuple[int, int]] = {}
-        for one in read:
-            partition, offset = one.origin
-            first, end = spans.get(partition, (offset, offset + 1))
-            spans[partition] = min(first, offset), max(end, offset + 1)
-
-        def find(connection: Any) -> Collection[Origin]:
-            return erasures.erased_between(connection, spans) if erasures.any_erased(connection) else ()
-
-        return await steadily(lambda: self._database.read(find), self._stop, "asking who was deleted")
-
-    # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _take_up(self) -> None:
-        """Takes up dead letters that were put back, as many as there is room for: the others wait in the ledger."""
-        now = self._world.now()
-        if now < self._look_at:
-            return
-        self._look_at = now + self._limits.look
-        most = self._limits.outstanding_down if self._breaker.open else self._limits.outstanding
-        room = most - self._lanes.outstanding
-        if room <= 0 or self._ending or self._pause is not None:
-            return
-        name = self._destination.name
-        try:
-            if not await self._database.glance(lambda connection: ledger.has_again(connection, name)):
-                return
-        except Unavailable:
-            return  # it is looked again soon
-        epochs = {number: one.epoch for number, one in self._lanes.partitions.items()}
-        taken = await self._steadily(
-            lambda connection: ledger.take_up(connection, name, epochs, room), "taking up dead letters"
-        )
-        for number, rows in taken.items():
-            partition = self._lanes.partitions.get(number)
-            if partition is not None and partition.epoch == epochs[number]:
-                self._lanes.put_back(number, rows)
-
-    # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
-
     async def _take_up(self) -> None:
         """Takes up dead letters that were put back, as many as there is room for: the others wait in the ledger."""
         now = self._world.now()
@@ -366,6 +323,8 @@ class Courier:
             return erasures.erased_between(connection, spans) if erasures.any_erased(connection) else ()
 
         return await steadily(lambda: self._database.read(find), self._stop, "asking who was deleted")
+
+    # ── Attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _launch(self) -> None:
         if self._ending:

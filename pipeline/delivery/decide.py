@@ -23,8 +23,6 @@ MESSAGE_SENT_CLIENT_SIDE: Final = "MESSAGE_SENT_CLIENT_SIDE"
 FILTERED_BY_RULES: Final = "FILTERED_BY_RULES"
 DELETED: Final = "DELETED"
 """Ours: the person was deleted before the event got here."""
-DELETED: Final = "DELETED"
-"""Ours: the person was deleted before the event got here."""
 
 Decide = Callable[[Resolved], str | None]
 """The reason why an event is filtered, None when it passes. ValueError when its body cannot be read."""
@@ -57,8 +55,6 @@ def rules(destination: Destination) -> Decide:
 
     def decide(resolved: Resolved) -> str | None:
         event = resolved.event
-        if event.refused is not None:
-            return DELETED
         if event.refused is not None:
             return DELETED
         if sources is not None and event.source not in sources:

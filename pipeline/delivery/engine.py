@@ -11,7 +11,6 @@ import structlog
 from destinations.contract import Env
 from pipeline.delivery.courier import Courier
 from pipeline.delivery.forgetting import beside, keep_forgetting
-from pipeline.delivery.forgetting import beside, keep_forgetting
 from pipeline.delivery.insert import shaping
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import micros
@@ -122,8 +121,6 @@ async def _deliver(
         if destination.function is not None:
             insert = await stack.enter_async_context(functions.inserted(destination.function))
         insert = shaping(compile_rules(None, destination.filters).shape, insert)
-        telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)
-        await stack.enter_async_context(beside(telling))
         telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)
         await stack.enter_async_context(beside(telling))
         while not stop.is_set():

@@ -145,8 +145,6 @@ async def _in_transit(log: Log, database: Database, snapshot: Books) -> list[tup
         by_origin = {Origin(partition, record.offset): event for record, event in events}
         if not by_origin:
             continue
-        if not by_origin:
-            continue
         keys = {message_key(event.source, event.message_id) for _, event in events}
         span = {partition: (min(one.offset for one in by_origin), max(one.offset for one in by_origin) + 1)}
         applied, erased = await database.read(partial(_applied, keys=keys, span=span))

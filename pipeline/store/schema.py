@@ -18,7 +18,7 @@ Forgetting:
   suppressions             ids, hashed, with which no event passes
   deleted_profiles         ids of profiles that are gone
   erased                   places on `events` of what is gone: its bytes are erased there, and nobody gets it any more
-  deletions                ids and profiles that went, for whoever publishes changes
+  deletions                profiles and ids that went, of which `profile-changes` is still to be told
   privacy_key              what ids are hashed with
 
 Reading:
@@ -416,9 +416,8 @@ exceptions: Final = Table(
     Column("next_at", BigInteger, nullable=False),  # when to try again; when it ended, once it has
     Column("value", LargeBinary),  # the resolved record; gone once delivered
     Column("done", Text, nullable=False, server_default=""),  # names of the mappings that have delivered it
+    Column("cause", String, nullable=False, server_default=""),  # of a dead one: what groups its reason with others
     Index("exceptions_by_state", "destination", "state", "partition", "offset"),
-)
-
     # The dead alone pay for these two.
     Index(
         "exceptions_dead_by_cause",
@@ -452,6 +451,8 @@ replays: Final = Table(
     Column("again", Boolean, nullable=False),  # also what was delivered before
     Column("ranges", Text, nullable=False),  # JSON {partition of resolved: [first offset, end]}
     Column("note", Text, nullable=False),  # why it stands still
+)
+
 regulations: Final = Table(
     "regulations",
     metadata,
@@ -472,7 +473,7 @@ regulation_destinations: Final = Table(
     Column("regulation", String, primary_key=True),
     Column("destination", String, primary_key=True),
     Column("status", String, nullable=False),  # INITIALIZED, RUNNING, NOT_SUPPORTED, FAILED, FINISHED
-    Column("barrier", Text),  # JSON {partition of resolved: offset}: told once the destination is that far; null: not yet
+    Column("barrier", Text),  # JSON {partition of `resolved`: offset}: told once the destination is that far; null: not yet
     Column("attempts", Integer, nullable=False),
     Column("next_at", BigInteger, nullable=False),
     Column("error", Text, nullable=False),
@@ -520,7 +521,7 @@ erased: Final = Table(
 deletions: Final = Table(
     "deletions",
     metadata,
-    Column("id", String, primary_key=True),  # grows with time
+    Column("id", String, primary_key=True),
     Column("at", BigInteger, nullable=False),
     Column("kind", String, nullable=False),  # profile, identifier
     Column("profile", String, nullable=False),
