@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import Final, Literal, NamedTuple, get_args
 
-from schemas.events import ExternalId
+from schemas.events import ExternalId, avro_long, avro_optional_text, avro_text, micros
 from schemas.framing import Framing
 
 Kind = Literal["created", "ids_added", "merged", "unmerged", "remerged", "id_removed", "deleted"]
 KINDS: Final[Sequence[str]] = get_args(Kind)
 FRAMING: Final = Framing("profile_change", 4, "profile change")
+_HEADER: Final = FRAMING.header
 
 
 class Cause(NamedTuple):
@@ -46,26 +47,36 @@ class ProfileChange(NamedTuple):
 
 
 def encode_change(change: ProfileChange) -> bytes:
-    """The record value, in the Confluent wire format. Text that is no Unicode is written as the log's other records write it."""
-    return FRAMING.encode(
-        {
-            "id": _unicode(change.id),
-            "kind": change.kind,
-            "profile": change.profile,
-            "collection": change.collection,
-            "other": change.other,
-            "profiles": change.profiles,
-            "ids": [{"type": _unicode(one.type), "id": _unicode(one.value)} for one in change.ids],
-            "removed": [one._asdict() for one in change.removed],
-            "seq": change.seq,
-            "timestamp": change.cause.timestamp,
-            "received_at": change.cause.received_at,
-            "source": _unicode(change.cause.source),
-            "message_id": _unicode(change.cause.message_id),
-            "type": change.cause.type,
-            "name": None if change.cause.name is None else _unicode(change.cause.name),
-        }
+    """The record value, byte for byte what fastavro writes, at half the cost: a stream of new people makes one per event."""
+    cause = change.cause
+    return b"".join(
+        (
+            _HEADER,
+            avro_text(change.id),
+            avro_text(change.kind),
+            avro_text(change.profile),
+            avro_text(change.collection),
+            avro_optional_text(change.other),
+            _array(change.profiles),
+            _array(change.ids),
+            _array(change.removed),
+            avro_long(change.seq),
+            micros(cause.timestamp),
+            micros(cause.received_at),
+            avro_text(cause.source),
+            avro_text(cause.message_id),
+            avro_text(cause.type),
+            avro_optional_text(cause.name),
+        )
     )
+
+
+def _array(items: Sequence[str] | Sequence[Sequence[str]]) -> bytes:
+    """Of texts, or of records of texts."""
+    if not items:
+        return b"\x00"
+    texts = [avro_text(one) if isinstance(one, str) else b"".join(map(avro_text, one)) for one in items]
+    return b"".join((avro_long(len(items)), *texts, b"\x00"))
 
 
 def decode_change(value: bytes) -> ProfileChange:
@@ -82,7 +93,3 @@ def identifier_hash(one: ExternalId) -> str:
     """The key of an identifier in a warehouse: the SHA-1 of its type directly followed by its value, as hex (Segment's
     `external_id_hash`)."""
     return sha1(f"{one.type}{one.value}".encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
-
-
-def _unicode(text: str) -> str:
-    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -151,6 +151,11 @@ def _optional_text(text: str | None) -> bytes:
     return b"\x00" if text is None else b"\x02" + _text(text)
 
 
+# What other records of the log are written with.
+avro_text: Final = _text
+avro_long: Final = _long
+avro_optional_text: Final = _optional_text
+
 # What stands before a text or bytes of a size, and before one that may be absent. A loop over events looks them up in place.
 SIZES: Final = tuple(_varint(n << 1) for n in range((1 << 15) + 1))
 TEXTS: Final = tuple(b"\x02" + SIZES[n] for n in range(1 << 12))
