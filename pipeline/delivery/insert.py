@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from destinations.contract import Outcome, Rejected, Retry
+from destinations.contract import Filtered, Outcome, Rejected, Retry
+from pipeline.delivery.decide import FILTERED_BY_RULES
 from pipeline.delivery.lanes import Item, Lane
 from pipeline.functions.installed import Insert
 from pipeline.functions.shape import changed
@@ -62,6 +63,8 @@ def _shaped(shape: Shape, resolved: Resolved) -> Resolved | Outcome:
     made = shape(event)
     if made is event:
         return resolved
+    if made is None:
+        return Filtered(FILTERED_BY_RULES)
     try:
         return replace(resolved, event=changed(resolved.event, made), context=None)
     except ValueError as error:

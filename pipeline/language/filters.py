@@ -15,6 +15,9 @@ Filter = Callable[[Mapping[str, Any]], bool]
 """Whether an event, as destinations get it, passes. An expression that cannot be evaluated for an event lets it not pass: filters
 guard what must not leave."""
 
+Condition = Callable[[Mapping[str, Any]], bool | None]
+"""Whether an expression is true of an event; None when it cannot be evaluated for it."""
+
 LENGTH_LIMIT: Final = 5_120  # bytes of an expression
 DEPTH_LIMIT: Final = 50  # of parentheses and calls
 DIGITS_LIMIT: Final = 300
@@ -30,22 +33,29 @@ class FilterError(ValueError):
 
 def compile_filter(text: str) -> Filter:
     """The filter that an expression says. FilterError when it is none."""
+    condition = compile_condition(text)
+    return everything if condition is everything else lambda event: condition(event) is True
+
+
+def compile_condition(text: str) -> Condition:
+    """As `compile_filter`, for whom false and what cannot be evaluated are not the same. `everything` for `all`."""
     if len(text.encode()) > LENGTH_LIMIT:
         raise FilterError(f"the expression is longer than {LENGTH_LIMIT} bytes; make it two filters", 0)
     if text.strip() == "all":
-        return _everything
+        return everything
     value = _Parser(text).whole()
 
-    def passes(event: Mapping[str, Any]) -> bool:
+    def condition(event: Mapping[str, Any]) -> bool | None:
         try:
-            return value(event) is True
-        except _Unevaluable:
-            return False
+            return _boolean(value(event))
+        except (_Unevaluable, RecursionError):
+            return None
 
-    return passes
+    return condition
 
 
-def _everything(_: Mapping[str, Any]) -> bool:
+def everything(_: Mapping[str, Any]) -> bool:
+    """The expression `all`."""
     return True
 
 
@@ -418,7 +428,10 @@ def _converted(of: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def value(given: Any) -> Any:
         if type(given) is dict:
             raise _Unevaluable
-        return of(given)
+        try:
+            return of(given)
+        except ValueError as error:  # half a character, which no JSON can be made of
+            raise _Unevaluable from error
 
     return value
 

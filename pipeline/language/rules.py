@@ -1,18 +1,19 @@
 """A destination's filters: which events it gets, and which of their fields. Compiled once, pure.
 
-Samples are taken first, then drops, then fields dropped, then fields allowed, in whatever order they are written.
+Samples are taken first, then drops, then fields dropped, then fields allowed, in whatever order they are written. An event for
+which one of the conditions cannot be evaluated does not leave: the filter may be there to keep it, or a field of it, in.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from pipeline.language.filters import Filter, compile_filter
+from pipeline.language.filters import Condition, Filter, compile_condition, compile_filter, everything
 from schemas.config import AllowPropertiesAction, DestinationFilter, DropAction, DropPropertiesAction, SampleAction
-from schemas.exact_json import json_dumps
 
-Shape = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""An event with the fields that may leave; itself when that is all of them. It is not changed."""
+Shape = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+"""An event with the fields that may leave; itself when that is all of them, None when it cannot be told. It is not changed."""
 
 
 class Rules(NamedTuple):
@@ -24,13 +25,14 @@ class Rules(NamedTuple):
 
 def compile_rules(where: str | None, filters: Sequence[DestinationFilter]) -> Rules:
     """The filters of one destination. FilterError when an expression is none."""
-    chosen = [(compile_filter(one.if_), action) for one in filters if one.enabled for action in one.actions]
+    chosen = [(compile_condition(one.if_), action) for one in filters if one.enabled for action in one.actions]
     kept: list[Filter] = [_sampled(matches, action) for matches, action in chosen if isinstance(action, SampleAction)]
-    kept += [_negated(matches) for matches, action in chosen if isinstance(action, DropAction)]
+    kept += [_false(matches) for matches, action in chosen if isinstance(action, DropAction)]
     if where is not None:
         kept.append(compile_filter(where))
     dropped = [(one, _tree(action.fields)) for one, action in chosen if isinstance(action, DropPropertiesAction)]
     allowed = [(one, _tree(action.fields)) for one, action in chosen if isinstance(action, AllowPropertiesAction)]
+    kept += [_evaluable(matches) for matches, _ in (*dropped, *allowed) if matches is not everything]
     return Rules(_all(kept) if kept else None, _shape(dropped, allowed) if dropped or allowed else None)
 
 
@@ -40,8 +42,12 @@ def _all(filters: Sequence[Filter]) -> Filter:
     return lambda event: all(one(event) for one in filters)
 
 
-def _negated(matches: Filter) -> Filter:
-    return lambda event: not matches(event)
+def _false(matches: Condition) -> Filter:
+    return lambda event: matches(event) is False
+
+
+def _evaluable(matches: Condition) -> Filter:
+    return lambda event: matches(event) is not None
 
 
 # ── Samples ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -49,18 +55,20 @@ def _negated(matches: Filter) -> Filter:
 _WHOLE: Final = 1 << 64
 
 
-def _sampled(matches: Filter, action: SampleAction) -> Filter:
+def _sampled(matches: Condition, action: SampleAction) -> Filter:
     """By the value at the path, else by messageId: an event that is tried again, or replayed, has the same luck."""
     steps, share = (action.path or "messageId").split("."), action.percent * _WHOLE
 
     def passes(event: Mapping[str, Any]) -> bool:
-        return not matches(event) or _luck(_at(event, steps)) < share
+        meant = matches(event)
+        return meant is False or (meant is True and _luck(_at(event, steps)) < share)
 
     return passes
 
 
 def _luck(value: Any) -> int:
-    return int.from_bytes(blake2b(json_dumps(value, sort_keys=True), digest_size=8).digest())
+    text = json.dumps(value, sort_keys=True)  # in ASCII, whatever is in it
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
 def _at(event: Any, steps: Iterable[str]) -> Any:
@@ -95,17 +103,18 @@ def _nested(keys: Sequence[str]) -> _Tree:
     return tree
 
 
-def _shape(dropped: Sequence[tuple[Filter, _Keys]], allowed: Sequence[tuple[Filter, _Keys]]) -> Shape:
-    def shape(event: Mapping[str, Any]) -> Mapping[str, Any]:
+def _shape(dropped: Sequence[tuple[Condition, _Keys]], allowed: Sequence[tuple[Condition, _Keys]]) -> Shape:
+    changes = [(*one, _without) for one in dropped] + [(*one, _only) for one in allowed]
+
+    def shape(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
         made: Any = event
-        for matches, containers in dropped:
-            if matches(event):
+        for matches, containers, change in changes:
+            meant = matches(event)
+            if meant is None:
+                return None
+            if meant:
                 for steps, tree in containers:
-                    made = _within(made, steps, tree, _without)
-        for matches, containers in allowed:
-            if matches(event):
-                for steps, tree in containers:
-                    made = _within(made, steps, tree, _only)
+                    made = _within(made, steps, tree, change)
         return made  # type: ignore[no-any-return]  # made of the event
 
     return shape

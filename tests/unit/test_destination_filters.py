@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from destinations.contract import Rejected
+from destinations.contract import Filtered, Rejected
 from pipeline.delivery.insert import shaping
 from pipeline.language.rules import Rules, compile_rules
 from schemas.config import DestinationFilter
@@ -29,7 +29,9 @@ def filters(*rules: tuple[str, dict[str, Any]]) -> Rules:
 def shaped(*rules: tuple[str, dict[str, Any]], event: Mapping[str, Any] = EVENT) -> Mapping[str, Any]:
     shape = filters(*rules).shape
     assert shape is not None
-    return shape(event)
+    made = shape(event)
+    assert made is not None
+    return made
 
 
 def drop(**fields: list[str]) -> dict[str, Any]:
@@ -45,6 +47,28 @@ def test_a_drop_keeps_matching_events_away_and_only_those() -> None:
     assert passes is not None
     assert not passes(EVENT)
     assert passes({"properties": {"a": 2}})
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"type": "DROP"},
+        {"type": "SAMPLE", "percent": 1},
+        {"type": "DROP_PROPERTIES", "fields": {"properties": ["a"]}},
+        {"type": "ALLOW_PROPERTIES", "fields": {"properties": ["a"]}},
+    ],
+)
+def test_an_event_for_which_a_condition_cannot_be_evaluated_does_not_leave(action: dict[str, Any]) -> None:
+    passes, shape = filters(("properties.a > 1", action))
+    assert passes is not None
+    assert passes({"properties": {"a": 1}})
+    assert passes({"properties": {}})
+    assert not passes({"properties": {"a": "1"}})
+    assert shape is None or shape({"properties": {"a": "1"}}) is None
+
+
+def test_fields_taken_from_every_event_are_no_question_of_which() -> None:
+    assert filters(("all", drop(properties=["a"]))).passes is None
 
 
 def test_a_filter_that_is_not_enabled_counts_for_nothing() -> None:
@@ -126,6 +150,16 @@ async def test_the_fields_are_gone_from_what_is_delivered_those_of_the_server_to
     expected = materialize(one)
     del expected["properties"]["a"], expected["context"]["ip"]
     assert materialize(made) == expected
+
+
+async def test_an_event_whose_fields_a_filter_changed_meanwhile_cannot_tell_is_filtered() -> None:
+    insert = shaping(filters(("event > 1", drop(properties=["a"]))).shape, None)
+    assert insert is not None
+    body = b'{"event":"Bought","userId":"u1"}'
+    one = Resolved(
+        "p1", Origin(0, 7), (), Event("web", "track", "m1", None, "u1", 5, None, 6, "client", None, None, body)
+    )
+    assert await insert([one]) == [Filtered("FILTERED_BY_RULES")]
 
 
 async def test_an_event_that_is_none_without_its_fields_is_not_delivered_and_says_why() -> None:

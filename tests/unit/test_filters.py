@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 
 from pipeline.language.filters import FilterError, compile_filter
 
+
+def deep(levels: int) -> Any:
+    return [deep(levels - 1)] if levels else []
+
+
 EVENT: dict[str, Any] = {
     "type": "track",
     "event": "Cart Viewed",
@@ -27,6 +32,9 @@ EVENT: dict[str, Any] = {
         "in": "kept",
         "box": {"w": 1},
         "big": 2**70,
+        "deep": deep(900),
+        "half_character": "\ud800",
+        "halves": ["\ud800"],
     },
     "context": {"lib": {"v": "1.4"}, "path": "/a*b?c[d]"},
 }
@@ -148,6 +156,10 @@ EVENT: dict[str, Any] = {
         ("number(properties.missing) = 1 or true", False),
         ("string(properties.box) = '' or true", False),
         ("match(event, context.lib) or true", False),
+        ("string(properties.deep) = '' or true", False),
+        ("properties.deep = properties.deep or true", False),
+        ("string(properties.half_character) = '' or true", False),
+        ("string(properties.halves) = '' or true", False),
     ],
 )
 def test_an_expression_passes_the_event_or_not(text: str, passes: bool | None) -> None:
