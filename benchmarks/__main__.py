@@ -10,7 +10,17 @@ from pathlib import Path
 
 import orjson
 
-NAMES = ("collector", "log", "pipeline", "delivery", "warehouse", "identity_scale", "profile_api", "end_to_end")
+NAMES = (
+    "collector",
+    "log",
+    "pipeline",
+    "delivery",
+    "warehouse",
+    "identity_scale",
+    "profile_api",
+    "profile_changes",
+    "end_to_end",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
