@@ -152,6 +152,6 @@ class Definition(Generic[S, C]):
     preview: Callable[[S, Sequence[Any]], Sequence[Row]] | None = None
     """The rows that payloads become, for destinations that are no services: what `preflight` compares. Pure."""
     forget: Callable[[C, Sequence[Person]], Awaitable[Sequence[Outcome]]] | None = None
-    """Deletes what the service has of these people: one outcome for each. Asked at least once, and again after Retry. None: it
-    cannot, and receipts say so."""
+    """Deletes what the service has of these people: one outcome for each, Filtered when it was not told
+    how. Asked at least once, and again after Retry. None: it cannot, and receipts say so."""
     warehouse: bool = False  # of an event's `integrations` object it obeys `Warehouses`, not `All`

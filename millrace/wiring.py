@@ -73,6 +73,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 ingest_metrics=lambda: ingest_metrics(collector),
                 rules=Rules(settings.config.identity),
                 operations=OPERATIONS,
+                forgetful=forgetful(settings),
             )
             routes = [
                 *collector.routes(),
@@ -101,7 +102,10 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
                 await asyncio.to_thread(usable, settings, database)
                 settle()
                 ready()
-                async with beside(keep_telling(events, database, stop)):
+                async with (
+                    beside(keep_telling(events, database, stop)),
+                    beside(erasing(settings, events, database, stop)),
+                ):
                     await run_worker(
                         events,
                         database,
@@ -211,6 +215,22 @@ def reached(settings: Settings) -> Iterator[None]:
     except Unavailable as error:
         url = without_password(settings.environment.database_url)
         raise ConfigError(f"database {url}: {error}; start it, or say where it is with MILLRACE_DATABASE") from error
+
+
+async def erasing(settings: Settings, events: "Log", database: "Database", stop: asyncio.Event) -> None:
+    """Carries out requests to delete."""
+    from pipeline.privacy.eraser import Limits, keep_erasing
+
+    limits = Limits(retention=settings.config.log.retention.days * 86_400)
+    logs = settings.environment.data / "function-logs"
+    await keep_erasing(events, database, stop, function_logs=logs, limits=limits)
+
+
+def forgetful(settings: Settings) -> Sequence[str]:
+    """The destinations that can delete people."""
+    from destinations.registry import definition
+
+    return [name for name, one in settings.destinations.items() if definition(one.type).forget is not None]
 
 
 def write_keys(settings: Settings) -> dict[str, str]:

@@ -119,10 +119,10 @@ def seen(state: Profile | Node, at: int, source: str, message_id: str) -> None:
     if at < state.first_seen:
         state.first_seen = at
     if at >= state.last_seen:
-        _later(state, at, message_id, source)
+        later(state, at, message_id, source)
 
 
-def _later(state: Profile | Node, at: int, message_id: str, source: str) -> None:
+def later(state: Profile | Node, at: int, message_id: str, source: str) -> None:
     """Keeps the later of two events; of the same instant, the greater messageId and source."""
     if (at, message_id, source) > (state.last_seen, state.last_message, state.last_source):
         state.last_seen, state.last_message, state.last_source = at, message_id, source
@@ -138,7 +138,7 @@ def absorb(survivor: Profile, other: Profile) -> None:
         survivor.ids[kind] = survivor.ids.get(kind, 0) + count
     survivor.events += other.events
     survivor.first_seen = min(survivor.first_seen, other.first_seen)
-    _later(survivor, other.last_seen, other.last_message, other.last_source)
+    later(survivor, other.last_seen, other.last_message, other.last_source)
     survivor.merges += 1 + other.merges
     if other.apart:
         survivor.apart = sorted({*survivor.apart, *other.apart})

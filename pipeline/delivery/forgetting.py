@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection
 
-from destinations.contract import Delivered, Outcome, Person, Rejected, Retry
+from destinations.contract import Delivered, Filtered, Outcome, Person, Rejected, Retry
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import micros
 from pipeline.delivery.retry import delay
@@ -35,6 +35,10 @@ async def keep_forgetting(
             await forget_now(destination, client, database, limits=limits, world=world)
         except Unavailable as error:
             log.warning("nobody forgotten for now", destination=destination.name, error=str(error))
+        except Exception as error:  # a fault of ours: deliveries go on
+            log.exception(
+                "forgetting broke; it is tried again", destination=destination.name, error=type(error).__name__
+            )
         await world.sleep(LOOK)
 
 
@@ -115,9 +119,10 @@ def _after(one: Telling, outcome: Outcome, now: int, wait: float) -> Telling:
     attempts = one.attempts + 1
     if isinstance(outcome, Delivered):
         return one._replace(status="FINISHED", attempts=attempts, error="", finished_at=now)
-    reason = "" if isinstance(outcome, Delivered) else outcome.reason
-    if isinstance(outcome, Rejected):
-        return one._replace(status="FAILED", attempts=attempts, error=reason, finished_at=now)
+    reason = outcome.reason
+    if isinstance(outcome, Rejected | Filtered):
+        status = "FAILED" if isinstance(outcome, Rejected) else "NOT_SUPPORTED"
+        return one._replace(status=status, attempts=attempts, error=reason, finished_at=now)
     return one._replace(status="RUNNING", attempts=attempts, error=reason, next_at=now + round(wait * 1e6))
 
 

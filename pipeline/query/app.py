@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from pipeline.identity import Rules
 from pipeline.log import Log
-from pipeline.query import identity, letters, metrics, paths, refusals, usage
+from pipeline.query import identity, letters, metrics, paths, privacy, refusals, usage
 from pipeline.query.balance import balance
 from pipeline.query.endpoints import Endpoints, Handler
 from pipeline.query.profile_api import manage
@@ -54,6 +54,13 @@ from schemas.identity_api import (
     UnmergeProfileBody,
 )
 from schemas.openapi import TEXT, Media, Operation, Parameter, document, whole
+from schemas.privacy_api import (
+    RegulationAnswer,
+    RegulationMadeAnswer,
+    RegulationsPage,
+    RegulationWanted,
+    SuppressionsPage,
+)
 from schemas.topics import EVENTS
 
 
@@ -66,10 +73,11 @@ def create_api(
     ingest_metrics: Callable[[], Iterable[Metric]] = tuple,
     rules: Rules | None = None,
     operations: Sequence[Operation] = (),
+    forgetful: Collection[str] = (),
 ) -> Starlette:
     """The application. `token` opens the profile and management APIs, as Basic user name or Bearer; `/health`, `/ready` and
     `/metrics` are open. `destinations` are the configured names; `ingest_metrics` adds the collector's own counters; `rules` say how
-    ids are compared; `operations` are what else the server answers, for the OpenAPI document. `state.profiles` is the profile API, to be closed at the end."""
+    ids are compared; `forgetful` are destinations that can delete people; `operations` are what else the server answers, for the OpenAPI document. `state.profiles` is the profile API, to be closed at the end."""
     profiles = ProfileApi(log, database, api_token=token, rules=rules)
     endpoints = Endpoints()
     get, post, delete = endpoints.get, endpoints.post, endpoints.delete
@@ -169,6 +177,24 @@ def create_api(
     async def revoke_token(request: Request) -> Response:
         return Json(await manage.revoke_token(profiles, database, request.path_params["token"]))
 
+    # ── Privacy ──
+
+    @post("/api/regulations", "Delete or suppress people", RegulationWanted, RegulationMadeAnswer)
+    async def regulate(request: Request) -> Response:
+        return Json(await privacy.regulate(database, await body_of(request), destinations, forgetful))
+
+    @get("/api/regulations", "Requests to delete and suppress", RegulationsPage, _limited(100, 20), _NEXT)
+    async def list_regulations(request: Request) -> Response:
+        return Json(await privacy.regulations(database, request.query_params))
+
+    @get("/api/regulations/{regulation}", "How far a request is, and its receipt", RegulationAnswer)
+    async def show_regulation(request: Request) -> Response:
+        return Json(await privacy.regulation(database, request.path_params["regulation"]))
+
+    @get("/api/suppressions", "Suppressed ids", SuppressionsPage, _SUPPRESSED, _limited(1_000, 100), _NEXT)
+    async def list_suppressions(request: Request) -> Response:
+        return Json(await privacy.suppressions(database, request.query_params))
+
     # ── Identity ──
 
     @get("/api/identity/explain", "Why a profile is what it is", Explanation, _ID)
@@ -221,6 +247,7 @@ def _limited(most: int, default: int) -> Parameter:
 _NEXT: Final = Parameter("next", "The cursor of the page before.", TEXT)
 _AFTER: Final = Parameter("after", "Wait for the event with this messageId.", TEXT)
 _ID: Final = Parameter("id", "Any id of the profile, as type:value, or its own.", TEXT)
+_SUPPRESSED: Final = Parameter("id", "Only this one, as type:value.", TEXT)
 _READS: Final = _limited(1_000, 100)
 _REFUSALS: Final = (
     Parameter("source", "Only of this source.", TEXT),

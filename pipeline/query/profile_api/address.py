@@ -33,7 +33,7 @@ def target(raw_path: bytes) -> Target | None:
     parts = raw_path.split(b"/")
     if parts[-1] == b"" and len(parts) > 2:
         parts.pop()
-    if len(parts) < 7 or len(parts) > 9 or parts[:2] != [b"", b"v1"]:
+    if len(parts) < 7 or len(parts) > 10 or parts[:2] != [b"", b"v1"]:
         return None
     if parts[2] not in (b"spaces", b"namespaces") or parts[4] != b"collections" or parts[6] != b"profiles":
         return None

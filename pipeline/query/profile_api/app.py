@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Match
 from pipeline.extract import extractor
 from pipeline.identity import Rules
 from pipeline.log import Log
+from pipeline.query import privacy
 from pipeline.query.pages import owner_of, unreadable
 from pipeline.query.profile_api import events, many, views
 from pipeline.query.profile_api.address import Target, address, checked_collection, decoded, target
@@ -141,11 +142,15 @@ class ProfileApi:
 
     async def _answer(self, token: Token, scope: Scope, given: Mapping[bytes, bytes], receive: Receive) -> bytes:
         found = target(scope["raw_path"])
-        if found is None or len(found.rest) > 2:
+        deletes = found is not None and found.rest[1:] == _DELETE_ID
+        if found is None or (len(found.rest) > 2 and not deletes):
             raise _no_route(scope)
         if found.space != SPACE:
             raise Refused("authentication_error", "The token is not one of that space.", status=401)
         ask = Ask(token, found.space, checked_collection(found.collection), _query(scope["query_string"]))
+        if deletes:
+            _allow_method(scope, "POST", True)
+            return json_dumps(await self._delete_id(ask, decoded(found.rest[0]), _json(given, await _body(receive))))
         post = self.posts.get(found.rest[0].decode("ascii", "replace")) if len(found.rest) == 1 else None
         _allow_method(scope, "POST" if post is not None else "GET", self._is_route(found))
         if post is not None:
@@ -213,6 +218,12 @@ class ProfileApi:
             lambda connection: (profiles.ids(connection, head.id), profiles.merges(connection, head.id))
         )
         return views.merges_page(head, ids, merges, ask.query, ask.url(head.id, "merges"))
+
+    async def _delete_id(self, ask: Ask, named: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        allow(ask.token, "profiles:delete_identifier")
+        done = await privacy.delete_identifier(self._database, named, body)
+        self.audit.note(ask.token.id, "delete_identifier", (done.data.profile,))
+        return done.json_object()
 
     # ── Of many ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -289,6 +300,7 @@ class ProfileRoute(BaseRoute):
 
 # ── Requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+_DELETE_ID: Final = (b"external_ids", b"delete")
 _READ_HEADERS: Final = frozenset((b"authorization", b"content-encoding"))
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.store import profiles
+from pipeline.store import erasures, profiles
 from pipeline.store.database import Database
 from pipeline.store.profiles import Head
 from schemas.errors import Refused
@@ -32,9 +32,12 @@ class LookUps:
         return await answer
 
     async def one(self, address: str) -> Head:
-        """The profile at an address. Refused (404) when there is none."""
+        """The profile at an address. Refused (404) when there is none; 410 for the id of a profile that was deleted. Of an external id
+        nobody is told that its person is gone: whoever asks may have guessed it."""
         found = (await self.find((address,))).get(address)
         if found is None:
+            if ":" not in address and await self._database.read(lambda c: erasures.deleted_at(c, address)) is not None:
+                raise Refused("deleted", "The profile was deleted.", status=410)
             raise not_found()
         return found
 

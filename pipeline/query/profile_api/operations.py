@@ -18,9 +18,10 @@ from schemas.api import (
     TraitsPage,
 )
 from schemas.openapi import FLAG, TEXT, Media, Operation, Parameter, whole
+from schemas.privacy_api import DeleteExternalIds, ExternalIdDeletedAnswer
 
 _BASE: Final = "/v1/spaces/{space}/collections/{collection}/profiles"
-_ERRORS: Final = (400, 401, 403, 404, 405, 413, 429, 500, 503, 504)
+_ERRORS: Final = (400, 401, 403, 404, 405, 410, 413, 429, 500, 503, 504)
 _SPACE: Final = (
     Parameter("space", "The space: default.", {"type": "string", "enum": ["default"]}, "path"),
     Parameter("collection", "The collection.", {"type": "string", "enum": ["users", "accounts"]}, "path"),
@@ -92,6 +93,16 @@ OPERATIONS: Final[Sequence[Operation]] = (
     _of_profile("metadata", "The life of a profile", MetadataAnswer),
     _of_profile("links", "The accounts of a user, or the users of an account", LinksPage, _limit(100, 20), _NEXT),
     _of_profile("merges", "The merges that made a profile", MergesPage, _limit(100, 20), _NEXT),
+    Operation(
+        method="POST",
+        path=f"{_BASE}/{{address}}/external_ids/delete",
+        summary="Delete one identifier of a person",
+        tag="profiles",
+        answer=ExternalIdDeletedAnswer,
+        parameters=(*_SPACE, _ADDRESS),
+        body=DeleteExternalIds,
+        errors=_ERRORS,
+    ),
     Operation(
         method="GET",
         path=_BASE,
