@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import BigInteger, Connection, Integer, LargeBinary, SmallInteger, Table
 from sqlalchemy.types import TypeEngine
 
@@ -16,7 +17,7 @@ def insert(connection: Connection, table: Table, rows: Rows) -> None:
         return
     if _postgres(connection):
         with _driver(connection).cursor() as cursor, cursor.copy(_copy(table)) as copy:
-            copy.set_types([_array_type(column.type)[:-2] for column in table.columns])
+            copy.set_types([_type(column.type) for column in table.columns])
             for row in rows:
                 copy.write_row(row)
     else:
@@ -29,8 +30,9 @@ def upsert(connection: Connection, table: Table, rows: Rows, *, set_: Mapping[st
     if not rows:
         return
     if _postgres(connection):
-        columns = list(zip(*rows, strict=True))
-        _driver(connection).execute(_postgres_upsert(table, _frozen(set_)), [list(column) for column in columns])
+        names = [str(column.name) for column in table.columns]
+        given = _json([dict(zip(names, row, strict=True)) for row in rows])
+        _driver(connection).execute(_postgres_upsert(table, _frozen(set_)), [given])
     else:
         _driver(connection).executemany(_sqlite_insert(table) + _on_conflict(table, _frozen(set_)), rows)
 
@@ -40,7 +42,8 @@ def select(connection: Connection, sql: str, values: Sequence[Any], *, kind: str
     if not values:
         return []
     if _postgres(connection):
-        rows: list[Any] = _driver(connection).execute(sql.format(f"= ANY(%s::{kind}[])"), [list(values)]).fetchall()
+        wanted = f"= ANY(ARRAY(SELECT value::{kind} FROM json_array_elements_text(%s::json)))"
+        rows: list[Any] = _driver(connection).execute(sql.format(wanted), [_json(values)]).fetchall()
         return rows
     rows = []
     for start in range(0, len(values), _CHUNK):
@@ -52,6 +55,17 @@ def select(connection: Connection, sql: str, values: Sequence[Any], *, kind: str
 
 
 _CHUNK: Final = 8_192
+
+
+def _json(values: Sequence[Any]) -> str:
+    """Values for PostgreSQL, in one piece: the driver takes five times as long for arrays of them. Bytes as it writes them itself."""
+    return orjson.dumps(values, default=_hex).decode()
+
+
+def _hex(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    raise TypeError(f"{type(value).__name__} is no value of a column")
 
 
 def _padded(count: int) -> int:
@@ -72,14 +86,14 @@ def _frozen(set_: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     return tuple((set_ or {}).items())
 
 
-def _array_type(kind: TypeEngine[Any]) -> str:
+def _type(kind: TypeEngine[Any]) -> str:
     if isinstance(kind, LargeBinary):
-        return "bytea[]"
+        return "bytea"
     if isinstance(kind, SmallInteger):
-        return "int2[]"
+        return "int2"
     if isinstance(kind, BigInteger):
-        return "int8[]"
-    return "int4[]" if isinstance(kind, Integer) else "text[]"
+        return "int8"
+    return "int4" if isinstance(kind, Integer) else "text"
 
 
 @cache
@@ -99,8 +113,9 @@ def _sqlite_insert(table: Table) -> str:
 
 @cache
 def _postgres_upsert(table: Table, set_: tuple[tuple[str, str], ...]) -> str:
-    arrays = ", ".join(f"%s::{_array_type(column.type)}" for column in table.columns)
-    return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM unnest({arrays})" + _on_conflict(table, set_)
+    columns = ", ".join(f'"{column.name}" {_type(column.type)}' for column in table.columns)
+    rows = f"json_to_recordset(%s::json) AS given({columns})"
+    return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM {rows}" + _on_conflict(table, set_)
 
 
 @cache
