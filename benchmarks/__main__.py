@@ -19,6 +19,7 @@ NAMES = (
     "identity_scale",
     "profile_api",
     "profile_changes",
+    "language",
     "end_to_end",
 )
 
