@@ -3,6 +3,9 @@
 The body is a JSON array of whole events as the client sent them, with `messageId`, `timestamp`, `receivedAt`, `source`,
 `profileId` and `externalIds` set. An event may come more than once; its `messageId` tells.
 
+Where `forget_url` is set, it gets one JSON object for each request to delete people: `type` (delete), `regulationId`, `externalIds`,
+`profileIds` and `deletedAt`. It may come more than once, too.
+
 With a secret, `Millrace-Signature: t=<unix seconds>,v1=<hex>` is sent. To verify: compute HMAC-SHA256, keyed with the
 secret, over the bytes `<t>.` followed by the raw body; compare its hex form with `v1` in constant time; refuse a `t`
 more than five minutes away from your clock.
@@ -17,7 +20,7 @@ from typing import Final
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
-from destinations.contract import Action, Definition, Env, Outcome, RawEvent, Retry, Settings
+from destinations.contract import Action, Definition, Env, Filtered, Outcome, Person, RawEvent, Retry, Settings
 from destinations.outbound import fault_of, post, user_agent
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import TYPES
@@ -36,16 +39,19 @@ class WebhookSettings(Settings):
     secret: SecretStr | None = Field(
         None, min_length=1, description="Signs each body: HMAC-SHA256 in the header Millrace-Signature."
     )
+    forget_url: HttpUrl | None = Field(
+        None, description="Address that gets a POST request for people who are to be deleted; without it none is sent."
+    )
     headers: dict[str, SecretStr] = Field(
         default_factory=dict, description="Headers sent with each request, such as Authorization."
     )
     batch_size: int = Field(100, ge=1, le=1_000, description="Most events in one request.")
     timeout: float = Field(10.0, gt=0, le=300, description="Seconds to wait for the whole answer.")
 
-    @field_validator("url")
+    @field_validator("url", "forget_url")
     @classmethod
-    def _without_password(cls, url: HttpUrl) -> HttpUrl:
-        if url.username or url.password:
+    def _without_password(cls, url: HttpUrl | None) -> HttpUrl | None:
+        if url is not None and (url.username or url.password):
             raise ValueError("credentials in an address are printed with it; send them as a header Authorization")
         return url
 
@@ -147,16 +153,36 @@ def idempotency_key(message_ids: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+async def forget(webhook: Webhook, people: Sequence[Person]) -> Sequence[Outcome]:
+    """Posts one notice for each person: their ids, and the request, which is the same in each repetition."""
+    url = webhook.settings.forget_url
+    if url is None:
+        return [Filtered("no forget_url is configured")] * len(people)
+    outcomes: list[Outcome] = []
+    for person in people:
+        notice = {
+            "type": "delete",
+            "regulationId": person.regulation,
+            "externalIds": [{"type": kind, "id": value} for kind, value in person.ids],
+            "profileIds": list(person.profiles),
+            "deletedAt": person.deleted_at,
+        }
+        outcomes.append(await _post(webhook, str(url), person.regulation, json_dumps(notice)))
+    return outcomes
+
+
 async def _send(webhook: Webhook, events: Sequence[RawEvent], body: bytes) -> Outcome:
+    key = idempotency_key([event["messageId"] for event in events])
+    return await _post(webhook, str(webhook.settings.url), key, body)
+
+
+async def _post(webhook: Webhook, url: str, key: str, body: bytes) -> Outcome:
     settings, env = webhook.settings, webhook.env
     now = env.now()
-    headers = _plain_headers(settings) | {
-        "Content-Type": "application/json",
-        "Idempotency-Key": idempotency_key([event["messageId"] for event in events]),
-    }
+    headers = _plain_headers(settings) | {"Content-Type": "application/json", "Idempotency-Key": key}
     if settings.secret is not None:
         headers["Millrace-Signature"] = signature(settings.secret.get_secret_value(), int(now), body)
-    return await post(env.http, str(settings.url), body, headers, timeout=settings.timeout, now=now)
+    return await post(env.http, url, body, headers, timeout=settings.timeout, now=now)
 
 
 def _plain_headers(settings: WebhookSettings) -> dict[str, str]:
@@ -170,6 +196,7 @@ definition: Final[Definition[WebhookSettings, Webhook]] = Definition(
     settings=WebhookSettings,
     connect=connect,
     check=check,
+    forget=forget,
     actions=(
         Action(
             name="send_events",

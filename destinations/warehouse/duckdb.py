@@ -7,28 +7,43 @@ want to look into it; so it is opened for work and closed when there is none.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 from pydantic import Field
 
-from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Rejected, Retry, Row, Settings
+from destinations.contract import (
+    DELIVERED,
+    Action,
+    Definition,
+    Env,
+    Outcome,
+    Person,
+    RawEvent,
+    Rejected,
+    Retry,
+    Row,
+    Settings,
+)
 from destinations.warehouse.arrow import array_of, times_of
 from destinations.warehouse.inference import Type
 from destinations.warehouse.latest import Clock, decode_clocks, encode_clocks, fold
 from destinations.warehouse.naming import SYSTEM_TABLES, schema_name
+from destinations.warehouse.profiles import DEFAULT_SCHEMA, OWNER, TRAITS, TRAITS_FIXED, Profiles, TraitsRow, rows_of
 from destinations.warehouse.rows import OVERFLOW, TIME_COLUMNS, Rows, build
 from destinations.warehouse.tables import Stray, Table, assemble, column_of, order_of
+from schemas.changes import ProfileChange
 from schemas.errors import Unavailable
 from schemas.events import TYPES
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 IDLE: Final = 0.1  # seconds without work after which the file is closed: a trickle of events must not lock people out
 HOLD: Final = 5.0  # seconds after which the file is closed between two batches, however busy
@@ -67,6 +82,14 @@ class DuckDBSettings(Settings):
     max_columns: int = Field(
         1_000, ge=1, description="Most columns made from properties in one table. Further ones are kept as JSON."
     )
+    profiles: bool | Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,62}$")] = Field(
+        False, description="Tables of who is who: true for a schema called profiles, or the name of another."
+    )
+
+    @property
+    def profiles_schema(self) -> str | None:
+        """The schema of the tables of who is who; None: they are not wanted."""
+        return (DEFAULT_SCHEMA if self.profiles is True else self.profiles) or None
 
 
 class _Refused(Exception):
@@ -209,8 +232,39 @@ class _Load:
                 self._fill(schemas[source], name, rows, tracks_stray.get(source, {}) if name == "tracks" else {})
             elif rows.entity is not None:
                 self._upsert(schemas[source], name, rows)
-        self._note(events, [at for row, at in enumerate(fresh) if row not in built.rejected], schemas)
+        loaded = [at for row, at in enumerate(fresh) if row not in built.rejected]
+        self._note(events, loaded, schemas)
+        if self.settings.profiles_schema is not None:
+            profiles = self._profiles(self.settings.profiles_schema)
+            self._fill_traits(profiles, profiles.identified([events[at] for at in loaded]))
         return {fresh[row]: reason for row, reason in built.rejected.items()}
+
+    def hear(self, changes: Sequence[ProfileChange], schema: str) -> None:
+        """Takes in the changes of who is who that are not there yet."""
+        profiles = self._profiles(schema)
+        heard = [{"source": OWNER, "messageId": one.id} for one in changes]
+        fresh = self._unseen(heard, {OWNER: schema})
+        self._fill_traits(profiles, profiles.hear([changes[at] for at in fresh]))
+        self._note(heard, fresh, {OWNER: schema})
+
+    def _profiles(self, schema: str) -> Profiles:
+        if self.file.owners.get(schema, OWNER) != OWNER:
+            raise _Refused(f"schema {schema} is a source's; name another under settings.profiles", 60.0)
+        self._own(schema, OWNER)
+        return Profiles(self.file, schema, self.micros)
+
+    def _fill_traits(self, profiles: Profiles, changes: Sequence[TraitsRow]) -> None:
+        """Adds to `profile_traits_updates`, in order."""
+        if not changes:
+            return
+        rows, schema, first = rows_of(changes), profiles.schema, profiles.next_seq()
+        times, stray = _times(rows, {})
+        table = self._assembled(schema, TRAITS, rows, TRAITS_FIXED, stray)
+        arrays = {column: array_of("text", values) for column, values in table.fixed.items()}
+        arrays |= {column: times[column] for column in ("timestamp", "received_at")}
+        arrays |= {column: array_of(_kind(one.type), one.values) for column, one in table.columns.items()}
+        arrays["seq"] = array_of("bigint", [first + at for at in table.order])
+        self._insert(schema, TRAITS, arrays)
 
     # The schema of a source, and the ids that it has
 
@@ -219,14 +273,18 @@ class _Load:
         name = schema_name(source)
         if self.file.owners.get(name, source) != source:
             name = f"{name}_{sha256(source.encode()).hexdigest()[:8]}"
+        self._own(name, source)
+        return name
+
+    def _own(self, name: str, owner: str) -> None:
+        """Creates a schema when it is new, with the list of what is loaded into it."""
         if (name, LOADED) not in self.file.tables:
             table = f"{_quoted(name)}.{_quoted(LOADED)}"
             self.file.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(name)}")
             self.file.execute(f"CREATE TABLE {table} (_key UBIGINT NOT NULL, id VARCHAR NOT NULL)")
-            self.file.execute(f"COMMENT ON TABLE {table} IS {_literal(source)}")
+            self.file.execute(f"COMMENT ON TABLE {table} IS {_literal(owner)}")
             self.file.tables[name, LOADED] = {}
-            self.file.owners[name] = source
-        return name
+            self.file.owners[name] = owner
 
     def _unseen(self, events: Sequence[RawEvent], schemas: Mapping[str, str]) -> list[int]:
         """Indexes of the events whose message ids are new, each once."""
@@ -272,6 +330,9 @@ class _Load:
         table = self._assembled(schema, name, rows, fixed, stray)
         arrays = {column: array_of("text", values) for column, values in table.fixed.items()} | times
         arrays |= {column: array_of(_kind(one.type), one.values) for column, one in table.columns.items()}
+        self._insert(schema, name, arrays)
+
+    def _insert(self, schema: str, name: str, arrays: Mapping[str, Any]) -> None:
         into = ", ".join(map(_quoted, (*arrays, "uuid_ts")))
         chosen = ", ".join(map(_quoted, arrays))
         with self.file.given("_rows", arrays):
@@ -445,6 +506,90 @@ def _times(rows: Rows, stray: Stray) -> tuple[dict[str, Any], Stray]:
     return arrays, stray
 
 
+# ── Forgetting ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _without(file: _File, people: Sequence[Person]) -> int:
+    """Deletes every row of these people, within a transaction; how many."""
+    wanted = {
+        "profile": [one for person in people for one in person.profiles],
+        "formerly": [one for person in people for one in person.formerly],
+        "user": _ids_of(people, "user_id"),
+        "anonymous": _ids_of(people, "anonymous_id"),
+    }
+    count = 0
+    for (schema, table), columns in sorted(file.tables.items()):
+        if table == LOADED or "id" not in columns:
+            continue
+        where = f"{_quoted(schema)}.{_quoted(table)}"
+        theirs = _theirs(columns, table)
+        if not theirs:
+            continue
+        with ExitStack() as given:
+            for name, values in wanted.items():
+                given.enter_context(file.given(f"_{name}", {"id": array_of("text", values)}))
+            if table == "accounts":  # nobody's own: only who was seen with it goes
+                file.execute(f"UPDATE {where} SET profile_id = NULL WHERE profile_id IN (SELECT id FROM _profile)")
+                continue
+            gone = file.execute(f"DELETE FROM {where} WHERE {' OR '.join(theirs)} RETURNING id")
+        count += len(gone)
+        if gone and (schema, LOADED) in file.tables and table != "users":
+            with file.given("_ids", {"id": array_of("text", [one for (one,) in gone])}):
+                loaded = f"{_quoted(schema)}.{_quoted(LOADED)}"
+                file.execute(f"DELETE FROM {loaded} WHERE id IN (SELECT id FROM _ids)")
+    return count
+
+
+def _ids_of(people: Sequence[Person], kind: str) -> list[str]:
+    return [value for person in people for of, value in person.ids if of == kind]
+
+
+def _theirs(columns: Mapping[str, Type], table: str) -> list[str]:
+    """What makes a row one of theirs. A profile that was taken apart may still be somebody's: of its rows, those with their ids."""
+    named = []
+    if "user_id" in columns:
+        named.append("user_id IN (SELECT id FROM _user)")
+    if "anonymous_id" in columns:
+        named.append("anonymous_id IN (SELECT id FROM _anonymous)")
+    if table == "users":
+        named.append("id IN (SELECT id FROM _user)")
+    found = []
+    if "profile_id" in columns:
+        found.append("profile_id IN (SELECT id FROM _profile)")
+        if named:
+            found.append(f"(profile_id IN (SELECT id FROM _formerly) AND ({' OR '.join(named)}))")
+    if table == "users":
+        found.append("id IN (SELECT id FROM _user)")
+    return found
+
+
+def _rewritten(path: Path, memory_mb: int) -> None:
+    """Writes the file anew, since deleted rows stay in the old one's free blocks. Whoever has the old one open keeps it until they
+    close it."""
+    import duckdb
+
+    whole = path.resolve()
+    fresh = whole.with_name(f"{whole.name}.rewriting")
+    for left in (fresh, fresh.with_name(f"{fresh.name}.wal")):
+        left.unlink(missing_ok=True)
+    con = duckdb.connect(str(fresh), config={"memory_limit": f"{memory_mb}MiB", "threads": 1})
+    try:
+        own = con.execute("SELECT current_database()").fetchone()
+        assert own is not None
+        con.execute(f"ATTACH {_literal(str(whole))} AS before (READ_ONLY)")
+        con.execute(f"COPY FROM DATABASE before TO {_quoted(own[0])}")
+        con.execute("DETACH before")
+    finally:
+        con.close()
+    descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    fresh.replace(whole)
+    whole.with_name(f"{whole.name}.wal").unlink(missing_ok=True)
+
+
 # ── The destination ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -468,7 +613,7 @@ class Warehouse:
         import duckdb
 
         try:
-            rejected = self._transact(events)
+            rejected = self._transact(lambda load: load.run(events))
         except _Refused as error:
             return [Retry(str(error), error.after)] * len(events)
         except (duckdb.DataError, ValueError, TypeError, OverflowError) as error:
@@ -482,25 +627,60 @@ class Warehouse:
             middle = len(events) // 2
             return self.load(events[:middle]) + self.load(events[middle:])
         except (duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
-            log.warning("warehouse load failed", error=f"{type(error).__name__}: {error}")
-            refusal = _refusal(error)
-            return [Retry(str(refusal), refusal.after)] * len(events)
+            return [_failed(error)] * len(events)
         return [Rejected(rejected[at]) if at in rejected else DELIVERED for at in range(len(events))]
 
-    def _transact(self, events: Sequence[RawEvent]) -> dict[int, str]:
+    def hear(self, changes: Sequence[ProfileChange], schema: str) -> Delivered | Retry:
+        """Takes in changes of who is who in one transaction."""
+        import duckdb
+
+        try:
+            self._transact(lambda load: load.hear(changes, schema))
+        except _Refused as error:
+            return Retry(str(error), error.after)
+        except duckdb.OutOfMemoryException:
+            return Retry("warehouse is out of memory; raise memory_mb", 10.0)
+        except (duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
+            return _failed(error)
+        return DELIVERED
+
+    def _transact(self, work: Callable[["_Load"], T]) -> T:
         self.loads += 1
         now = self.env.now()
         if self.file is None:
             self.file = _open(self.path, self.settings.memory_mb, now)
         try:
             with self.file.transaction():
-                rejected = _Load(self.file, self.settings, round(now * 1_000_000)).run(events)
+                done = work(_Load(self.file, self.settings, round(now * 1_000_000)))
         except BaseException:
             self.close()  # rolls back, and forgets what this transaction made of the schemas
             raise
         if not 0 <= self.env.now() - self.file.opened < HOLD:
             self.close()
         return rejected
+
+    def forget(self, people: Sequence[Person]) -> list[Outcome]:
+        """Deletes the rows of these people and writes the file anew without them."""
+        import duckdb
+
+        if not self.path.exists():
+            return [DELIVERED] * len(people)
+        try:
+            if self.file is None:
+                self.file = _open(self.path, self.settings.memory_mb, self.env.now())
+            with self.file.transaction():
+                count = _without(self.file, people)
+            self.close()
+            _rewritten(self.path, self.settings.memory_mb)
+        except _Refused as error:
+            return [Retry(str(error), error.after)] * len(people)
+        except (duckdb.Error, OSError) as error:
+            self.close()
+            refusal = _refusal(error)
+            log.warning("warehouse has not forgotten yet", error=f"{type(error).__name__}: {error}")
+            return [Retry(str(refusal), refusal.after)] * len(people)
+        log.info("warehouse written anew without people who were deleted", people=len(people), rows=count)
+        return [DELIVERED] * len(people)
 
     def close(self) -> None:
         """Closes the file; the next load opens it."""
@@ -521,6 +701,12 @@ class Warehouse:
 
     def _close_later(self, loads: int) -> None:
         self.thread.submit(self.close_after, loads).add_done_callback(_report)
+
+
+def _failed(error: Exception) -> Retry:
+    log.warning("warehouse load failed", error=f"{type(error).__name__}: {error}")
+    refusal = _refusal(error)
+    return Retry(str(refusal), refusal.after)
 
 
 def _report(done: "Future[None]") -> None:
@@ -568,6 +754,25 @@ async def load_events(warehouse: Warehouse, batch: Sequence[RawEvent]) -> Sequen
     return outcomes
 
 
+async def forget(warehouse: Warehouse, people: Sequence[Person]) -> Sequence[Outcome]:
+    """In the warehouse's thread, between two loads."""
+    return await asyncio.get_running_loop().run_in_executor(warehouse.thread, warehouse.forget, people)
+
+
+def hear(settings: DuckDBSettings) -> Hear[Warehouse] | None:
+    """What takes in changes of who is who, where their tables are wanted."""
+    schema = settings.profiles_schema
+    if schema is None:
+        return None
+
+    async def load_changes(warehouse: Warehouse, changes: Sequence[ProfileChange]) -> Delivered | Retry:
+        outcome = await asyncio.get_running_loop().run_in_executor(warehouse.thread, warehouse.hear, changes, schema)
+        warehouse.rest()
+        return outcome
+
+    return load_changes
+
+
 def preview(settings: DuckDBSettings, batch: Sequence[RawEvent]) -> Sequence[Row]:
     """The rows of events, as if each table had been made for them alone: values before their columns' types."""
     made = build(batch)
@@ -587,6 +792,7 @@ definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
     connect=connect,
     check=check,
     preview=preview,
+    forget=forget,
     actions=(
         Action(
             name="load_events",
