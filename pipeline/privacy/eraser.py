@@ -25,7 +25,7 @@ from pipeline.privacy.function_logs import blacken
 from pipeline.privacy.hunt import Hunt, Hunted
 from pipeline.privacy.placeholder import erased_event
 from pipeline.running import steadily
-from pipeline.store import accepted, alerts, erasing, erasures, forget
+from pipeline.store import accepted, erasing, erasures, forget, leases
 from pipeline.store.database import Database
 from pipeline.store.erasures import Regulation
 from pipeline.store.rules import latest
@@ -95,15 +95,25 @@ async def keep_erasing(
     try:
         while not stop.is_set():
             held = await steadily(
-                lambda: database.run(lambda c: alerts.lease(c, LEASE, owner, _now(), span)), stop, "asking to erase"
+                lambda: database.run(lambda c: leases.lease(c, LEASE, owner, _now(), span)), stop, "asking to erase"
             )
             if held:
-                await steadily(eraser.turn, stop, "erasing")
+                await _turn(eraser, stop)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), limits.look)
-        await database.run(lambda c: alerts.release(c, LEASE, owner))
+        await database.run(lambda c: leases.release(c, LEASE, owner))
     except Unavailable:
         return  # asked to stop during an outage; it goes on where it was
+
+
+async def _turn(eraser: "Eraser", stop: asyncio.Event) -> None:
+    """A fault of ours holds up what it concerns until it is mended, and nothing is taken for done."""
+    try:
+        await steadily(eraser.turn, stop, "erasing")
+    except Unavailable:
+        raise
+    except Exception as error:
+        log.exception("erasing broke; it is tried again", error=type(error).__name__)
 
 
 class Eraser:
