@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.delivery.engine import Limits, World
 from pipeline.store import schema
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected
-from schemas.events import Origin, decode_resolved
+from schemas.events import Event, Origin, decode_resolved
 from schemas.topics import RESOLVED
 from tests.unit.delivery_world import DeliveryWorld
 
@@ -63,6 +63,13 @@ class Lose:
 
 
 @dataclass(frozen=True)
+class Change:
+    """The configuration lets another type of call pass from now on."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
 class Poison:
     """A record that nobody can read."""
 
@@ -93,6 +100,7 @@ steps = st.lists(
         st.builds(Crash, st.integers(1, 4), st.booleans()),
         st.just(Stop()),
         st.builds(Lose, st.integers(0, PARTITIONS - 1)),
+        st.builds(Change, st.sampled_from(["track", "page"])),
         st.just(Poison()),
         st.just(Settle()),
     ),
@@ -113,6 +121,7 @@ class Model:
     filtered: set[str] = field(default_factory=set)
     raised: Counter[str] = field(default_factory=Counter)  # alone in a call
     emitted: list[tuple[bytes, str, int]] = field(default_factory=list)
+    passing: str = "track"
 
     async def deliver(self, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
         ids = [one["messageId"] for one in batch]
@@ -144,7 +153,7 @@ class Model:
         self.accepted[step.source] += 1
         self.left[message_id] = list(step.answers)
         self.profiles[profile].append(message_id)
-        if step.kind == "page":
+        if step.kind != self.passing:
             self.filtered.add(message_id)
         value = await self.world.emit(
             message_id, profile, partition=partition, origin=origin, source=step.source, type=step.kind
@@ -156,15 +165,24 @@ class Model:
         for value, profile, partition in self.emitted[-step.back :]:
             await self.world.put(value, profile, partition)
 
+    async def change(self, step: Change) -> None:
+        """The engine stands still. What it has not read yet is for the new filter."""
+        self.passing = step.kind
+        (one,) = self.world.destinations
+        self.world.destinations = [replace(one, filter=filter_of(step.kind))]
+        for event in await self._unread():
+            (self.filtered.discard if event.type == step.kind else self.filtered.add)(event.message_id)
+
     async def check_books(self) -> None:
         """accepted = delivered + filtered + dead + outstanding + unread, for each source."""
-        books, unread = await self.world.books(), await self._unread()
+        books, unread = await self.world.books(), Counter(event.source for event in await self._unread())
         found = {source: sum(books.get(source, ())) + unread[source] for source in {*books, *unread}}
         expected = dict(self.accepted) | ({"": self.poisoned} if self.poisoned else {})
         assert {source: count for source, count in found.items() if count} == expected
 
-    async def _unread(self) -> Counter[str]:
-        counts: Counter[str] = Counter()
+    async def _unread(self) -> list[Event]:
+        """A poisoned one without a name."""
+        found: list[Event] = []
         positions = await self.world.positions()
         rows = await self.world.rows(schema.destination_positions)
         marks = {row.partition: {int(k): v for k, v in orjson.loads(row.marks).items()} for row in rows}
@@ -174,12 +192,19 @@ class Model:
                 try:
                     resolved = decode_resolved(record.value)
                 except ValueError:
-                    counts[""] += 1
+                    found.append(POISONED)
                     continue
                 if resolved.origin.offset > seen.get(resolved.origin.partition, -1):
                     seen[resolved.origin.partition] = resolved.origin.offset
-                    counts[resolved.event.source] += 1
-        return counts
+                    found.append(resolved.event)
+        return found
+
+
+POISONED = Event("", "", "", None, None, 0, None, 0, "client", None, None, b"")
+
+
+def filter_of(kind: str) -> FilterConfig:
+    return FilterConfig(types=None, events=None, where=f"type = '{kind}'")
 
 
 _OUTCOMES: dict[str, Outcome] = {
@@ -222,7 +247,7 @@ async def live(plan: Sequence[Any], folder: Path, *, atomic: bool, max_batch: in
         atomic=atomic,
         max_batch=max_batch,
         concurrency=2,
-        filter_=FilterConfig(types=("track",), events=None),
+        filter_=filter_of("track"),
     )
     world.start()
     try:
@@ -242,6 +267,10 @@ async def live(plan: Sequence[Any], folder: Path, *, atomic: bool, max_batch: in
                 case Stop():
                     await world.finish()
                     await model.check_books()
+                    world.start()
+                case Change():
+                    await world.finish()
+                    await model.change(step)
                     world.start()
                 case Lose():
                     if "destination.crm" in world.log.members:
