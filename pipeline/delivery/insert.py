@@ -8,7 +8,7 @@ from pipeline.delivery.decide import FILTERED_BY_RULES
 from pipeline.delivery.lanes import Item, Lane
 from pipeline.functions.installed import Insert
 from pipeline.functions.shape import changed
-from pipeline.language.rules import Shape
+from pipeline.language.rules import Shape, Withheld
 from schemas.events import Resolved, materialize
 
 
@@ -60,12 +60,12 @@ def shaping(shape: Shape | None, insert: Insert | None) -> Insert | None:
 
 def _shaped(shape: Shape, resolved: Resolved) -> Resolved | Outcome:
     event = materialize(resolved)
-    made = shape(event)
-    if made is event:
-        return resolved
-    if made is None:
-        return Filtered(FILTERED_BY_RULES)
     try:
+        made = shape(event)
+        if made is event:
+            return resolved
         return replace(resolved, event=changed(resolved.event, made), context=None)
+    except Withheld:
+        return Filtered(FILTERED_BY_RULES)
     except ValueError as error:
         return Rejected(f"FILTERED_FIELDS_NEEDED: {error}")

@@ -12,8 +12,12 @@ from typing import Any, Final, NamedTuple
 from pipeline.language.filters import Condition, Filter, compile_condition, compile_filter, everything
 from schemas.config import AllowPropertiesAction, DestinationFilter, DropAction, DropPropertiesAction, SampleAction
 
-Shape = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
-"""An event with the fields that may leave; itself when that is all of them, None when it cannot be told. It is not changed."""
+Shape = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""An event with the fields that may leave; itself when that is all of them. It is not changed. Withheld when it cannot be told."""
+
+
+class Withheld(ValueError):
+    """A condition cannot be evaluated for an event, so that it does not leave."""
 
 
 class Rules(NamedTuple):
@@ -106,12 +110,12 @@ def _nested(keys: Sequence[str]) -> _Tree:
 def _shape(dropped: Sequence[tuple[Condition, _Keys]], allowed: Sequence[tuple[Condition, _Keys]]) -> Shape:
     changes = [(*one, _without) for one in dropped] + [(*one, _only) for one in allowed]
 
-    def shape(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def shape(event: Mapping[str, Any]) -> Mapping[str, Any]:
         made: Any = event
         for matches, containers, change in changes:
             meant = matches(event)
             if meant is None:
-                return None
+                raise Withheld("the condition of a filter cannot be evaluated")
             if meant:
                 for steps, tree in containers:
                     made = _within(made, steps, tree, change)
