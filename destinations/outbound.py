@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from destinations.contract import DELIVERED, Outcome, Rejected, Retry
+from destinations.exchanges import Exchange, note
 from destinations.guard import AddressRefused
 from schemas.errors import CredentialsRejected
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ADDRESS_REFUSED: Final = "address is not public; name its network under outbound.allow"
 MAX_RETRY_AFTER: Final = 3600.0  # seconds; a service cannot park a batch for longer
 MAX_ANSWER_BYTES: Final = 65_536  # of a response body; the rest is not read and the connection is not reused
+_KEPT: Final = 4_096  # bytes of an answer that are shown to people
 _RETRIED_4XX: Final = frozenset((408, 423, 429))
 
 
@@ -90,29 +92,51 @@ async def post(
     elsewhere. Raises CredentialsRejected; a failed exchange is a Retry."""
     import aiohttp
 
+    def noted(
+        reason: str, status: int | None = None, said: Mapping[str, str] | None = None, answer: bytes = b""
+    ) -> None:
+        note(
+            Exchange(
+                reason=reason,
+                method="POST",
+                url=url,
+                headers=headers,
+                body=body,
+                status=status,
+                answer_headers=dict(said or {}),
+                answer=answer,
+            )
+        )
+
     try:
         async with http.post(
             url, data=body, headers=headers, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=timeout)
         ) as response:
-            outcome = verdict(response.status, response.headers.get("Retry-After"), now)
-            await _drain(response)
-            return outcome
+            answer = await _drained(response)
+            if not 200 <= response.status < 300:
+                noted(f"http {response.status}", response.status, response.headers, answer)
+            return verdict(response.status, response.headers.get("Retry-After"), now)
     except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-        return Retry(fault_of(error))
+        reason = fault_of(error)
+        noted(reason)
+        return Retry(reason)
 
 
-async def _drain(response: "aiohttp.ClientResponse") -> None:
-    """Reads a short answer so that its connection can serve again; gives up on one that is long or breaks off.
+async def _drained(response: "aiohttp.ClientResponse") -> bytes:
+    """Reads a short answer so that its connection can serve again; gives up on one that is long or breaks off. Its beginning.
 
     The status has already said what happened, so nothing here can change the outcome."""
     import aiohttp
 
+    kept = b""
     try:
         left = MAX_ANSWER_BYTES
         async for chunk in response.content.iter_any():
+            kept += chunk[: _KEPT - len(kept)]
             left -= len(chunk)
             if left < 0:
                 response.close()
-                return
+                break
     except (TimeoutError, aiohttp.ClientError, OSError):
         response.close()
+    return kept

@@ -12,7 +12,14 @@ MAY_IMPORT = {
     "pipeline.log": ("schemas",),
     "collector": ("schemas", "pipeline.log"),
     "destinations": ("schemas",),
-    "pipeline": ("schemas", "pipeline.log", "destinations.contract", "destinations.guard", "destinations.registry"),
+    "pipeline": (
+        "schemas",
+        "pipeline.log",
+        "destinations.contract",
+        "destinations.exchanges",
+        "destinations.guard",
+        "destinations.registry",
+    ),
     "millrace": ("schemas", "pipeline", "collector", "destinations"),
 }
 OURS = {name.split(".")[0] for name in MAY_IMPORT} | {"benchmarks", "tests", "tools"}

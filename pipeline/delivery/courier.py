@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from destinations.contract import Filtered, Outcome, Rejected
+from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
@@ -22,6 +23,7 @@ from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.observing import Observer
 from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
@@ -52,6 +54,7 @@ class Flight:
     late: bool
     fresh: bool
     task: "asyncio.Task[Attempt]"
+    exchanges: Sequence[Exchange]
 
 
 @dataclass(slots=True)
@@ -77,11 +80,13 @@ class Courier:
         limits: Limits,
         world: World,
         insert: Insert | None = None,
+        observer: Observer | None = None,
     ) -> None:
         actions = destination.definition.actions
         self._destination = destination
         self._client = client
         self._insert = insert
+        self._observer = observer
         self._events = events
         self._database = database
         self._stop = stop
@@ -364,8 +369,9 @@ class Courier:
         for item in items:
             item.flying = True
         late = items[0].listed
+        exchanges = listening()
         task = asyncio.ensure_future(self._attempt(items))
-        flight = Flight(items, late, not late, task)
+        flight = Flight(items, late, not late, task, exchanges)
         self._flights.add(flight)
 
         def land(_: object) -> None:
@@ -421,6 +427,8 @@ class Courier:
                 Attempt(flight.items, [None] * len(flight.items)) if flight.task.cancelled() else flight.task.result()
             )
             self._dirty = self._dirty or flight.fresh
+            if self._observer is not None:
+                self._observer.note(made, flight.exchanges)
             self._settle_all(made)
             self._judge_service(made)
         if self._check is not None and self._check.done():

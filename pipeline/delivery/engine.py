@@ -13,11 +13,12 @@ from pipeline.delivery.courier import Courier
 from pipeline.delivery.forgetting import beside, keep_forgetting
 from pipeline.delivery.insert import shaping
 from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.observing import observed
 from pipeline.delivery.poll import micros
 from pipeline.delivery.retry import ceiling
 from pipeline.language.rules import compile_rules
 from pipeline.log import Log
-from pipeline.store import folding, ledger
+from pipeline.store import folding, ledger, observations
 from pipeline.store.database import Database
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
 
@@ -59,6 +60,7 @@ async def _tidy(database: Database, stop: asyncio.Event, limits: Limits, world: 
         before = micros(now - limits.fresh) // _MINUTE * _MINUTE
         try:
             await database.run(partial(ledger.purge, before=micros(now - limits.remember)))
+            await database.run(partial(observations.purge, before=micros(now) - observations.KEPT))
             await database.run(partial(folding.fold, since=folded, before=before, span=_MINUTE))
             folded = before
         except Unavailable as error:
@@ -123,9 +125,18 @@ async def _deliver(
         insert = shaping(compile_rules(None, destination.filters).shape, insert)
         telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)
         await stack.enter_async_context(beside(telling))
+        observer = await stack.enter_async_context(observed(destination, database, world))
         while not stop.is_set():
             courier = Courier(
-                destination, client, events, database, stop=stop, limits=limits, world=world, insert=insert
+                destination,
+                client,
+                events,
+                database,
+                stop=stop,
+                limits=limits,
+                world=world,
+                insert=insert,
+                observer=observer,
             )
             try:
                 await courier.run()

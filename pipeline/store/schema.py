@@ -372,6 +372,48 @@ destination_batches: Final = Table(
     Index("destination_batches_by_time", "at"),
 )
 
+destination_minutes: Final = Table(
+    "destination_minutes",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("at", BigInteger, primary_key=True),  # its beginning
+    Column("writer", String, primary_key=True),  # a process: it overwrites its own row
+    Column("delivered", BigInteger, nullable=False),
+    Column("retried", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    Column("latency", Text, nullable=False),  # [[bucket, count], …], see pipeline/latency.py
+    Column("causes", Text, nullable=False),  # [[code, message, count], …]
+    Index("destination_minutes_by_time", "at"),
+)
+
+destination_totals: Final = Table(
+    "destination_totals",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("name", String, primary_key=True),  # delivered, retried, rejected, latency:<bucket>
+    Column("value", BigInteger, nullable=False),
+)
+
+destination_samples: Final = Table(
+    "destination_samples",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("code", String, primary_key=True),
+    Column("message", String, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("message_id", String, nullable=False),
+    Column("request", Text, nullable=False),  # as people may see it
+    Column("answer", Text, nullable=False),  # empty: there was none
+)
+
+destination_baselines: Final = Table(
+    "destination_baselines",
+    metadata,
+    Column("destination", String, primary_key=True),
+    Column("source", String, primary_key=True),  # empty: the row that says that the destination's were counted
+    Column("accepted", BigInteger, nullable=False),  # that retention had removed before the destination was there
+)
+
 alerts: Final = Table(
     "alerts",
     metadata,
@@ -424,6 +466,7 @@ exceptions: Final = Table(
         "destination",
         "cause",
         "next_at",
+        "state",  # with it all that groups need is in the index
         sqlite_where=text("state = 'dead'"),
         postgresql_where=text("state = 'dead'"),
     ),
@@ -473,7 +516,8 @@ regulation_destinations: Final = Table(
     Column("regulation", String, primary_key=True),
     Column("destination", String, primary_key=True),
     Column("status", String, nullable=False),  # INITIALIZED, RUNNING, NOT_SUPPORTED, FAILED, FINISHED
-    Column("barrier", Text),  # JSON {partition of `resolved`: offset}: told once the destination is that far; null: not yet
+    # JSON {partition of `resolved`: offset}: told once the destination is that far; null: not yet
+    Column("barrier", Text),
     Column("attempts", Integer, nullable=False),
     Column("next_at", BigInteger, nullable=False),
     Column("error", Text, nullable=False),
