@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.changes import ProfileChange
 from schemas.config import FunctionConfig
 from schemas.errors import Unavailable
 
@@ -57,15 +58,21 @@ class Settings(BaseModel):
 
 
 class Payload(BaseModel):
-    """Base of a mapped payload; each field is `mapped(...)`."""
+    """Base of a mapped payload; each field is `mapped(...)`. `message_id` is filled by the engine whatever a mapping says: it is
+    another for each mapping that makes a payload of one event for one action."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    message_id: str = Field(json_schema_extra={"mapped": "messageId"}, description="Idempotency key.")
+    message_id: str = Field(json_schema_extra={"mapped": {"@path": "$.messageId"}}, description="Idempotency key.")
 
 
-def mapped(path: str, description: str, default: Any = ...) -> Any:
-    """A payload field with its default mapping: a dotted path into the event."""
-    return Field(default, description=description, json_schema_extra={"mapped": path})
+Directives = dict[str, Any]
+"""How a payload is made of an event, in the directive language: `pipeline/language/README.md`."""
+
+
+def mapped(default_mapping: str | Directives, description: str, default: Any = ...) -> Any:
+    """A payload field with its default mapping: directives, or only a dotted path into the event."""
+    directives: Any = {"@path": f"$.{default_mapping}"} if isinstance(default_mapping, str) else default_mapping
+    return Field(default, description=description, json_schema_extra={"mapped": directives})
 
 
 RawEvent = Mapping[str, Any]
@@ -111,10 +118,26 @@ class Action(Generic[C, P]):
     types: Sequence[str]  # call types it takes; others are filtered as UNSUPPORTED_EVENT_TYPE
     max_batch: int
     deliver: Callable[[C, Sequence[P]], Awaitable[Sequence[Outcome]]]
+    subscribe: str = "all"  # the trigger of a mapping that states none, in the filter language
     atomic: bool = False
     """A batch succeeds or fails as one, or repeats are harmless: it may then hold several events of one profile, in
     order. Otherwise the engine puts at most one event per profile into a batch."""
     concurrency: int = 8  # batches in flight at once; never two that hold one profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A mapping that a destination ships. Those that there are hold where a configuration has no `mappings`."""
+
+    name: str  # for people, and in dead letters
+    action: str
+    trigger: str  # in the filter language
+    mapping: Directives | None = None  # by field; None: each field's default
+
+
+Hear = Callable[[C, Sequence[ProfileChange]], Awaitable[Delivered | Retry]]
+"""Takes in changes of profiles, all or none. It is asked again until it has them, and told some again after a crash: `id` tells a
+repeat. Changes of one profile come in the order of the log, those of different ones in any; `seq` is the true order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +172,13 @@ class Definition(Generic[S, C]):
     connect: Callable[[S, Env], AbstractAsyncContextManager[C]]
     check: Callable[[C], Awaitable[None]]
     actions: Sequence[Action[C, Any]]
+    presets: Sequence[Preset] = ()
+    """Without any, and without mappings in the configuration, each event goes to the first action that takes its type."""
     preview: Callable[[S, Sequence[Any]], Sequence[Row]] | None = None
     """The rows that payloads become, for destinations that are no services: what `preflight` compares. Pure."""
     forget: Callable[[C, Sequence[Person]], Awaitable[Sequence[Outcome]]] | None = None
     """Deletes what the service has of these people: one outcome for each, Filtered when it was not told
     how. Asked at least once, and again after Retry. None: it cannot, and receipts say so."""
+    hear: "Callable[[S], Hear[C] | None] | None" = None
+    """What takes in the changes of who is who, for destinations that keep profiles; None for settings that want none."""
     warehouse: bool = False  # of an event's `integrations` object it obeys `Warehouses`, not `All`

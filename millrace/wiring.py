@@ -290,6 +290,7 @@ def mounted(settings: Settings) -> "Sequence[Destination]":
             filters=config.filters,
             consent=config.consent,
             function=config.function,
+            mappings=config.mappings,
         )
         for name, config in settings.destinations.items()
     ]

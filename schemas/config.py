@@ -181,6 +181,29 @@ def _not_a_number(name: str) -> str:
     return name
 
 
+class MappingConfig(_Model):
+    """What a destination does with which events. An event does all that it triggers."""
+
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="What it is called in dead letters and in the ledger; the action's name when left out.",
+    )
+    action: str = Field(
+        description="What the destination is to do; `millrace destinations describe` lists its actions."
+    )
+    trigger: str | None = Field(
+        None, description="Of which events, in the filter language; the action's own when left out."
+    )
+    mapping: dict[str, Any] | None = Field(
+        None,
+        description="How the payload is made of the event: directives by field. All fields' defaults when left out.",
+    )
+    enabled: bool = Field(True, description="Whether it counts.")
+    batch_size: int | None = Field(None, ge=1, description="Most payloads in one call; the action's when left out.")
+
+
 Category = Annotated[str, Field(min_length=1, max_length=34), AfterValidator(_not_a_number)]
 
 
@@ -201,6 +224,11 @@ class DestinationConfig(_Model):
     )
     function: Function | None = Field(
         None, description="Changes, enriches or drops each event that passed the filter, before it is mapped."
+    )
+    mappings: tuple[MappingConfig, ...] | None = Field(
+        None,
+        max_length=50,
+        description="What it does with which events, in order. What the destination ships when left out.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Settings of the destination's type."

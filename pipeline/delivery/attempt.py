@@ -1,14 +1,20 @@
-"""One attempt at a chunk of events: payloads in, one answer per event out, whatever the destination does."""
+"""One attempt at a chunk of events: mappings, payloads, calls; one answer per event out, whatever the destination does.
+
+An event that triggers several mappings is done when all of them are. What of it is done already is not done again.
+"""
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from destinations.contract import Action, Delivered, Filtered, Outcome, Payload, Rejected, Retry
+from destinations.contract import DELIVERED, Delivered, Filtered, Outcome, Rejected, Retry
+from pipeline.delivery.done import Done
+from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane
-from pipeline.delivery.limits import Destination
-from pipeline.delivery.mapping import mapping
+from pipeline.delivery.mapping import NO_MATCHING_MAPPING, Route, Routing
+from pipeline.functions.installed import Insert
 from schemas.errors import CredentialsRejected
 from schemas.events import Resolved, materialize
 
@@ -20,10 +26,11 @@ class Attempt:
     """What came of a chunk. An outcome of None: nothing was tried, the event goes again as if nothing had been.
 
     `broken`: the destination hung, raised or miscounted, so that nothing is known of single events; `error` is the
-    exception if there was one. `credentials`: why the service refused ours."""
+    exception if there was one. `credentials`: why the service refused ours. `done`: of events with several mappings only."""
 
     items: Sequence[Item]
     outcomes: list[Outcome | None] = field(default_factory=list)
+    done: dict[Item, Done] = field(default_factory=dict)
     answered: bool = False  # the service took or refused at least one event
     retried: bool = False  # it wants at least one again
     broken: bool = False
@@ -43,85 +50,151 @@ class Attempt:
         return max(waits, default=None)
 
 
-async def attempt(destination: Destination, client: Any, items: Sequence[Item], timeout: float) -> Attempt:
-    """Delivers a chunk whose events are decoded. Calls of `deliver` are made one after another, one per action and
-    `max_batch`; after one that was refused or broke, no further one is made."""
+class _Going:
+    """An event under way: which mappings it triggers, and what became of them."""
+
+    __slots__ = ("index", "item", "outcomes", "resolved", "routes")
+
+    def __init__(self, index: int, item: Item, resolved: Resolved, routes: Sequence[Route]) -> None:
+        self.index = index
+        self.item = item
+        self.resolved = resolved  # as a function left it
+        self.routes = routes
+        self.outcomes: dict[str, Outcome] = {}
+
+
+class _Job:
+    """A payload to deliver."""
+
+    __slots__ = ("going", "payload", "route")
+
+    def __init__(self, going: _Going, route: Route, payload: Any) -> None:
+        self.going = going
+        self.route = route
+        self.payload = payload
+
+
+async def attempt(
+    routing: Routing, client: Any, items: Sequence[Item], timeout: float, insert: Insert | None = None
+) -> Attempt:
+    """Delivers a chunk whose events are decoded. Triggers see events as they came, payloads are made of what `insert` leaves.
+
+    Calls of `deliver` are made one after another, one per mapping and as many as it takes at once, each with what is next of its
+    profiles; after one that was refused or broke, no further one is made."""
     made = Attempt(items, [None] * len(items))
-    actions = destination.definition.actions
-    blocked: set[Lane] = set()
-    for action, indices in _calls(actions, items):
-        going, payloads = _payloads(action, made, [index for index in indices if items[index].lane not in blocked])
-        if action is None or not payloads:
-            continue
-        await _call(action, client, made, going, payloads, timeout)
+    going = list(_chosen(routing, items, made))
+    if insert is not None and going:
+        going = await _inserted(insert, routing, going, made)
+    lanes = _jobs(going, made)
+    while lanes:
+        route, jobs = _next(lanes)
+        await _call(route, client, made, jobs, timeout)
         if made.broken or made.credentials is not None:
             break
-        blocked.update(items[index].lane for index in going if isinstance(made.outcomes[index], Retry))
+        lanes = _left(lanes, jobs)
+    for one in going:
+        _conclude(one, made, named=routing.triggered)
     return made
 
 
-def action_of(actions: Sequence[Action[Any, Any]], kind: str) -> Action[Any, Any] | None:
-    """The action that takes events of this type: the first that names it."""
-    return next((action for action in actions if kind in action.types), None)
+# ── Mappings ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _calls(
-    actions: Sequence[Action[Any, Any]], items: Sequence[Item]
-) -> Iterator[tuple[Action[Any, Any] | None, Sequence[int]]]:
-    """Consecutive events of one action, at most its `max_batch` at a time, as indices."""
-    if len(actions) == 1 and len(items) <= actions[0].max_batch and all(_taken(actions[0], one) for one in items):
-        yield actions[0], range(len(items))
-        return
-    start = 0
-    current = action_of(actions, _event(items[0]).event.type)
+def _chosen(routing: Routing, items: Sequence[Item], made: Attempt) -> Iterator[_Going]:
     for index, item in enumerate(items):
-        action = action_of(actions, _event(item).event.type)
-        if action is not current or (action is not None and index - start == action.max_batch):
-            yield current, range(start, index)
-            start, current = index, action
-    yield current, range(start, len(items))
-
-
-def _taken(action: Action[Any, Any], item: Item) -> bool:
-    return _event(item).event.type in action.types
-
-
-def _event(item: Item) -> Resolved:
-    assert item.resolved is not None, "an event in flight is decoded"
-    return item.resolved
-
-
-def _payloads(action: Action[Any, Any] | None, made: Attempt, indices: Sequence[int]) -> tuple[list[int], list[Any]]:
-    """The payloads that can be made and the indices of their events; the others are rejected."""
-    going: list[int] = []
-    payloads: list[Any] = []
-    if action is None:  # listed under a configuration that took this type
-        for index in indices:
-            made.outcomes[index] = Rejected("UNSUPPORTED_EVENT_TYPE")
-        return going, payloads
-    build = None if action.payload is None else mapping(cast(type[Payload], action.payload))
-    for index in indices:
+        resolved = item.resolved
+        assert resolved is not None, "an event in flight is decoded"
         try:
-            event = materialize(_event(made.items[index]))
-            payloads.append(event if build is None else build(event))
+            routes = routing.triggered_by(resolved) if routing.triggered else routing.of_type(resolved.event.type)
         except ValueError as error:
             made.outcomes[index] = Rejected(str(error))
+            continue
+        if routes:
+            yield _Going(index, item, resolved, routes)
+        elif routing.triggered:
+            made.outcomes[index] = Filtered(NO_MATCHING_MAPPING)
+        else:  # listed under a configuration that took this type
+            made.outcomes[index] = Rejected("UNSUPPORTED_EVENT_TYPE")
+
+
+async def _inserted(insert: Insert, routing: Routing, going: Sequence[_Going], made: Attempt) -> list[_Going]:
+    """The events that go on, as the function left them."""
+    by_item = {one.item: one for one in going}
+    inserted = await through(insert, list(by_item))
+    for item, outcome in inserted.outcomes.items():
+        made.outcomes[by_item[item].index] = outcome
+    left = []
+    for item, shown in zip(inserted.going, inserted.shown, strict=True):
+        one = by_item[item]
+        assert shown.resolved is not None, "what goes on is there"
+        one.resolved = shown.resolved
+        if not routing.triggered:
+            one.routes = routing.of_type(shown.resolved.event.type)
+        if one.routes:
+            left.append(one)
         else:
-            going.append(index)
-    return going, payloads
+            made.outcomes[one.index] = Rejected("UNSUPPORTED_EVENT_TYPE")
+    return left
 
 
-async def _call(
-    action: Action[Any, Any],
-    client: Any,
-    made: Attempt,
-    going: Sequence[int],
-    payloads: Sequence[Any],
-    timeout: float,
-) -> None:
+def _jobs(going: Sequence[_Going], made: Attempt) -> list[deque[_Job]]:
+    """The payloads to deliver, by profile and in order. One that cannot be made is rejected."""
+    lanes: dict[Lane, deque[_Job]] = {}
+    for one in going:
+        try:
+            event = materialize(one.resolved)
+        except ValueError as error:
+            one.outcomes |= {route.name: Rejected(str(error)) for route in one.routes}
+            continue
+        for route in one.routes:
+            if route.name in one.item.done:
+                continue
+            try:
+                payload = event if route.build is None else route.build(event)
+            except ValueError as error:
+                one.outcomes[route.name] = Rejected(str(error))
+                continue
+            lane = lanes.get(one.item.lane)
+            if lane is None:
+                lane = lanes[one.item.lane] = deque()
+            lane.append(_Job(one, route, payload))
+    return list(lanes.values())
+
+
+# ── Calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _next(lanes: Sequence[deque[_Job]]) -> tuple[Route, list[_Job]]:
+    """The mapping that most profiles wait for, and what it gets: of each profile what comes next, in order, if that is its."""
+    route = lanes[0][0].route
+    if len(lanes) > 1:
+        heads = {lane[0].route.name: lane[0].route for lane in lanes}
+        if len(heads) > 1:
+            count = Counter(lane[0].route.name for lane in lanes)
+            route = heads[max(heads, key=lambda name: count[name])]
+    jobs: list[_Job] = []
+    for lane in lanes:
+        several = route.action.atomic
+        while lane and lane[0].route is route and len(jobs) < route.most:
+            jobs.append(lane.popleft())
+            if not several:
+                break
+        if len(jobs) == route.most:
+            break
+    return route, jobs
+
+
+def _left(lanes: Sequence[deque[_Job]], jobs: Sequence[_Job]) -> list[deque[_Job]]:
+    """What is still to be delivered: nothing of a profile whose payload has to come again."""
+    waiting = {one.going.item.lane for one in jobs if isinstance(one.going.outcomes.get(one.route.name), Retry)}
+    return [lane for lane in lanes if lane and lane[0].going.item.lane not in waiting]
+
+
+async def _call(route: Route, client: Any, made: Attempt, jobs: Sequence[_Job], timeout: float) -> None:
+    payloads = [one.payload for one in jobs]
     try:
         async with asyncio.timeout(timeout) as limit:
-            outcomes = await action.deliver(client, payloads)
+            outcomes = await route.action.deliver(client, payloads)
         if len(outcomes) != len(payloads):
             raise ValueError(f"{len(outcomes)} outcomes for {len(payloads)} events")
         if strange := {type(one).__name__ for one in outcomes} - _OUTCOMES:
@@ -134,9 +207,54 @@ async def _call(
         made.faulty = not (isinstance(error, TimeoutError) and limit.expired())
         made.error = error if made.faulty else None
         outcomes = [Retry(type(error).__name__ if made.faulty else "timeout")] * len(payloads)
-    for index, outcome in zip(going, outcomes, strict=True):
-        made.outcomes[index] = outcome
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        job.going.outcomes[route.name] = outcome
         if isinstance(outcome, Retry):
             made.retried = True
         else:
             made.answered = True
+
+
+# ── Outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _conclude(one: _Going, made: Attempt, *, named: bool) -> None:
+    """From what became of an event's mappings to what becomes of the event. `named`: reasons name the mapping."""
+    if not named:
+        made.outcomes[one.index] = next(iter(one.outcomes.values()), None)
+        return
+    done = dict(one.item.done)
+    waits: list[tuple[str, Retry]] = []
+    for name, outcome in one.outcomes.items():
+        if isinstance(outcome, Retry):
+            waits.append((name, outcome))
+        else:
+            done[name] = outcome
+    if waits:
+        name, wait = waits[0]
+        outcome = Retry(_named(wait.reason, name), wait.after)
+    elif all(route.name in done for route in one.routes):
+        outcome = _together([(route.name, done[route.name]) for route in one.routes])
+    elif one.outcomes:  # the others were not tried: some other call was refused, or broke
+        outcome = Retry(made.credentials or "interrupted", after=0.0)
+    else:
+        return
+    if isinstance(outcome, Rejected):  # put back, it does what it has not done
+        done = {name: told for name, told in done.items() if not isinstance(told, Rejected)}
+    if len(one.routes) > 1:
+        made.done[one.item] = done
+    made.outcomes[one.index] = outcome
+
+
+def _together(all_: Sequence[tuple[str, Outcome]]) -> Outcome:
+    rejected = [_named(one.reason, name) for name, one in all_ if isinstance(one, Rejected)]
+    if rejected:
+        return Rejected("; ".join(rejected))
+    if any(isinstance(one, Delivered) for _, one in all_):
+        return DELIVERED
+    return all_[0][1]
+
+
+def _named(reason: str, mapping: str) -> str:
+    """Behind a colon, before which is what groups reasons."""
+    return f"{reason}: mapping {mapping}"

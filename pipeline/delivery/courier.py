@@ -19,10 +19,10 @@ from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
 from pipeline.delivery.decide import DELETED, Unreadable, decode, rules
-from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.mapping import routing
 from pipeline.delivery.observing import Observer
 from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
@@ -94,6 +94,7 @@ class Courier:
         self._world = world
         self._log = log.bind(destination=destination.name)
         self._decide = rules(destination)
+        self._routing = routing(destination)
         self._most = max(action.max_batch for action in actions)
         self._several = all(action.atomic for action in actions)
         self._concurrency = max(action.concurrency for action in actions)
@@ -383,15 +384,10 @@ class Courier:
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
         gone = await self._load([item for item in items if item.resolved is None])
-        if not gone and self._insert is None:
-            return await attempt(self._destination, self._client, items, self._limits.attempt)
-        going = shown = [item for item in items if item not in gone]
-        if going and self._insert is not None:
-            inserted = await through(self._insert, going)
-            going, shown, gone = inserted.going, inserted.shown, gone | inserted.outcomes
-        made = Attempt(going, [])
-        if going:
-            made = await attempt(self._destination, self._client, shown, self._limits.attempt)
+        going = [item for item in items if item not in gone] if gone else items
+        made = await attempt(self._routing, self._client, going, self._limits.attempt, self._insert)
+        if not gone:
+            return made
         outcomes = dict(zip(going, made.outcomes, strict=True))
         return replace(made, items=items, outcomes=[outcomes.get(one, gone.get(one)) for one in items])
 
@@ -441,6 +437,8 @@ class Courier:
         waits: dict[Lane, bool] = {}
         for item, outcome in zip(made.items, made.outcomes, strict=True):
             left = rest.setdefault(item.lane, [])
+            if item in made.done:
+                item.done = made.done[item]
             if outcome is not None:
                 settle(item, outcome, made, now, self._world.chance(), self._limits)
                 if item.listed:

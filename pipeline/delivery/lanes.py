@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from enum import Enum
 from heapq import heappop, heappush
 
+from pipeline.delivery.done import NOTHING, Done, decode_done
 from pipeline.store.ledger import Claim, Listed
 from schemas.events import Resolved
 
@@ -32,6 +33,7 @@ class Item:
 
     __slots__ = (
         "attempts",
+        "done",
         "ended_at",
         "faults",
         "first_at",
@@ -59,6 +61,7 @@ class Item:
         self.state = State.FRESH
         self.reason = ""
         self.attempts = 0
+        self.done: Done = NOTHING  # of its mappings, when it triggers several
         self.faults = 0  # attempts alone in a chunk that ended in an unknown exception
         self.most = 1 << 30  # the largest chunk it may be in: falls when a chunk broke
         self.first_at = 0.0  # Unix seconds; 0 before it was attempted or listed
@@ -289,6 +292,7 @@ def _restored(lane: Lane, listed: Listed) -> Item:
     item.state = State(listed.state)
     item.reason = listed.reason
     item.attempts = listed.attempts
+    item.done = decode_done(listed.done)
     item.first_at = listed.first_at / 1e6
     item.next_at = listed.next_at / 1e6
     item.listed = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from destinations.contract import Definition, Settings
 from destinations.guard import Outbound, session
 from pipeline.functions.installed import Functions
-from schemas.config import DestinationFilter, FilterConfig, FunctionConfig
+from schemas.config import DestinationFilter, FilterConfig, FunctionConfig, MappingConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,6 +30,7 @@ class Destination:
     filters: Sequence[DestinationFilter] = ()
     consent: Sequence[str] = ()
     function: FunctionConfig | None = None
+    mappings: Sequence[MappingConfig] | None = None  # None: what the definition ships
 
     @property
     def group(self) -> str:

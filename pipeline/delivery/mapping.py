@@ -1,27 +1,174 @@
-"""Payloads from events: each field's default mapping, compiled once per payload type."""
+"""Which of a destination's mappings an event triggers, and the payloads they make of it: looked up and compiled once."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from destinations.contract import Payload, RawEvent
+from destinations.contract import Action, Definition, Payload, RawEvent
+from pipeline.delivery.limits import Destination
+from pipeline.language.filters import Filter, FilterError
+from pipeline.language.mapping import MappingError, compile_mapping
+from pipeline.language.rules import compile_rules
+from pipeline.language.triggers import compile_trigger
+from schemas.config import MappingConfig
+from schemas.events import Resolved, materialize
 
 PAYLOAD_VALIDATION_FAILED: Final = "PAYLOAD_VALIDATION_FAILED"
-_MISSING: Final = object()
+NO_MATCHING_MAPPING: Final = "NO_MATCHING_MAPPING"
+MESSAGE_ID: Final = "message_id"
+BATCH_SIZE: Final = "batch_size"
+ENABLE_BATCHING: Final = "enable_batching"  # both are fields of a mapping in the reference
+
+Build = Callable[[RawEvent], Any]
+"""A payload from an event. ValueError says what is wrong, in words without values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A mapping as the engine takes it. `trigger` None: every event of the action's types."""
+
+    name: str
+    action: Action[Any, Any]
+    trigger: Filter | None
+    build: Build | None  # None: the event itself
+    most: int  # payloads in one call
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """All that a destination does. `triggered`: its mappings are told apart by triggers, which see events before a function
+    does; else each event goes to the first action that takes its type, as the function left it."""
+
+    routes: Sequence[Route]
+    triggered: bool
+    by_type: Mapping[str, Sequence[Route]]
+    shape: Callable[[RawEvent], RawEvent] | None
+
+    def of_type(self, kind: str) -> Sequence[Route]:
+        """The mappings whose action takes events of this type."""
+        return self.by_type.get(kind, ())
+
+    def triggered_by(self, resolved: Resolved) -> Sequence[Route]:
+        """The mappings that an event triggers, in order. ValueError when its body cannot be read."""
+        routes = self.of_type(resolved.event.type)
+        if not any(route.trigger for route in routes):
+            return routes
+        event: RawEvent = materialize(resolved)
+        if self.shape is not None:
+            event = self.shape(event)
+        return [route for route in routes if route.trigger is None or route.trigger(event)]
+
+
+def routing(destination: Destination) -> Routing:
+    """Everything looked up once. The configuration has been checked: `mapping_faults` finds nothing in it."""
+    definition = destination.definition
+    wanted = configured(definition, destination.mappings)
+    if wanted is None:
+        routes = [_plain(action) for action in definition.actions]
+        first: dict[str, Sequence[Route]] = {}
+        for route in routes:
+            for kind in route.action.types:
+                first.setdefault(kind, (route,))
+        return Routing(routes, False, first, None)
+    routes = list(_routes(definition, wanted))
+    kinds = {kind for action in definition.actions for kind in action.types}
+    by_type = {kind: [route for route in routes if kind in route.action.types] for kind in kinds}
+    return Routing(routes, True, by_type, compile_rules(None, destination.filters).shape)
+
+
+def configured(
+    definition: Definition[Any, Any], mappings: Sequence[MappingConfig] | None
+) -> Sequence[MappingConfig] | None:
+    """The mappings of a destination: its configuration's, else the presets it ships; None where there are neither."""
+    if mappings is not None:
+        return mappings
+    if not definition.presets:
+        return None
+    return [
+        MappingConfig(name=one.name, action=one.action, trigger=one.trigger, mapping=one.mapping)
+        for one in definition.presets
+    ]
+
+
+def names_of(mappings: Sequence[MappingConfig]) -> list[str]:
+    """What mappings are called: as they say, else as their actions, the second one `action-2`."""
+    seen: Counter[str] = Counter()
+    names = []
+    for one in mappings:
+        if one.name is None:
+            seen[one.action] += 1
+        count = seen[one.action]
+        names.append(one.name or (one.action if count == 1 else f"{one.action}-{count}"))
+    return names
+
+
+def _plain(action: Action[Any, Any]) -> Route:
+    build = None if action.payload is None else mapping(cast(type[Payload], action.payload))
+    return Route(action.name, action, None, build, action.max_batch)
+
+
+def _routes(definition: Definition[Any, Any], wanted: Sequence[MappingConfig]) -> Iterator[Route]:
+    actions = {action.name: action for action in definition.actions}
+    used: set[str] = set()
+    for name, one in zip(names_of(wanted), wanted, strict=True):
+        action = actions[one.action]
+        again = action.name in used
+        used.add(action.name)
+        if not one.enabled:
+            continue
+        text = action.subscribe if one.trigger is None else one.trigger
+        trigger = None if text.strip() == "all" else compile_trigger(text)
+        directives, size = _batching(action, one)
+        build = None
+        if action.payload is not None:
+            made = _defaults(action.payload) if directives is None else directives
+            build = _builder(action.payload, made, f":{name}" if again else "")
+        yield Route(name, action, trigger, build, min(action.max_batch, size or action.max_batch))
+
+
+def _batching(action: Action[Any, Any], one: MappingConfig) -> tuple[dict[str, Any] | None, int | None]:
+    """The directives without what a mapping of the reference says of batches among its fields, and that."""
+    if one.mapping is None or action.payload is None:
+        return one.mapping, one.batch_size
+    known = action.payload.model_fields
+    said = {key: one.mapping[key] for key in (ENABLE_BATCHING, BATCH_SIZE) if key in one.mapping and key not in known}
+    size = 1 if said.get(ENABLE_BATCHING) is False else one.batch_size or said.get(BATCH_SIZE) or None
+    return {key: value for key, value in one.mapping.items() if key not in said}, size
+
+
+# ── Payloads ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @cache
-def mapping(payload: type[Payload]) -> Callable[[RawEvent], Payload]:
-    """Makes a payload of an event; what the event lacks is left to the field's default. ValueError names the fields that
-    are wrong, without their values."""
-    fields = _paths(payload)
+def mapping(payload: type[Payload]) -> Build:
+    """Makes a payload of an event by its fields' default mappings."""
+    return _builder(payload, _defaults(payload), "")
+
+
+def _defaults(payload: type[Payload]) -> dict[str, Any]:
+    found = {}
+    for name, field in payload.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "mapped" in extra and name != MESSAGE_ID:
+            found[name] = extra["mapped"]
+    return found
+
+
+def _builder(payload: type[Payload], directives: Mapping[str, Any], suffix: str) -> Build:
+    """What an event lacks is left to the field's default. `suffix` tells the ids of payloads apart that are made of one event."""
+    made = compile_mapping(directives)
+    validate = payload.model_validate
 
     def build(event: RawEvent) -> Payload:
-        found = {name: value for name, path in fields if (value := _walk(event, path)) is not _MISSING}
+        found = made(event)
+        if not isinstance(found, dict):
+            raise ValueError(f"{PAYLOAD_VALIDATION_FAILED}: the mapping gives no object")
         try:
-            return payload.model_validate(found)
+            return validate({**found, MESSAGE_ID: event["messageId"] + suffix})
         except ValidationError as error:
             wrong = sorted({".".join(map(str, one["loc"])) for one in error.errors()})
             raise ValueError(f"{PAYLOAD_VALIDATION_FAILED}: {', '.join(wrong)}") from error
@@ -29,19 +176,61 @@ def mapping(payload: type[Payload]) -> Callable[[RawEvent], Payload]:
     return build
 
 
-def _paths(payload: type[Payload]) -> Sequence[tuple[str, Sequence[str]]]:
-    found = []
-    for name, field in payload.model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and isinstance(extra.get("mapped"), str):
-            found.append((name, str(extra["mapped"]).split(".")))
-    return found
+# ── Faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _walk(event: RawEvent, path: Sequence[str]) -> Any:
-    value: Any = event
-    for step in path:
-        if not isinstance(value, dict) or step not in value:
-            return _MISSING
-        value = value[step]
-    return value
+class MappingsFault(NamedTuple):
+    """What is wrong with `mappings`: the keys and indices that lead there, what, and what to do."""
+
+    path: tuple[str | int, ...]
+    what: str
+
+
+def mapping_faults(definition: Definition[Any, Any], mappings: Sequence[MappingConfig]) -> Iterator[MappingsFault]:
+    """Everything that is wrong with the mappings of a destination, presets included."""
+    actions = {action.name: action for action in definition.actions}
+    owners: dict[str, int] = {}
+    for index, (name, one) in enumerate(zip(names_of(mappings), mappings, strict=True)):
+        if owners.setdefault(name, index) != index:
+            yield MappingsFault((index, "name"), f"is also the name of mapping {owners[name] + 1}; choose another")
+        action = actions.get(one.action)
+        if action is None:
+            yield MappingsFault((index, "action"), f"unknown action; there are {', '.join(actions)}")
+            continue
+        if one.trigger is not None:
+            try:
+                compile_trigger(one.trigger)
+            except FilterError as error:
+                yield MappingsFault((index, "trigger"), str(error))
+        if one.mapping is not None:
+            yield from _field_faults(action, one, index)
+
+
+def _field_faults(action: Action[Any, Any], one: MappingConfig, index: int) -> Iterator[MappingsFault]:
+    payload = action.payload
+    if payload is None:
+        yield MappingsFault((index, "mapping"), f"{action.name} takes whole events; leave mapping out")
+        return
+    directives, _ = _batching(action, one)
+    for key, kind in ((ENABLE_BATCHING, bool), (BATCH_SIZE, int)):
+        value = (one.mapping or {}).get(key)
+        if key not in payload.model_fields and value is not None and not isinstance(value, kind):
+            yield MappingsFault(
+                (index, "mapping", key), "must be a number or left out" if kind is int else "must be true or false"
+            )
+    try:
+        compile_mapping(directives)
+    except MappingError as error:
+        for fault in error.faults:
+            yield MappingsFault((index, "mapping", *fault.path), fault.what)
+    fields = payload.model_fields
+    directive = any(key.startswith("@") or key == "__segment_internal_directive" for key in directives or ())
+    for key in directives or ():
+        if key == MESSAGE_ID:
+            yield MappingsFault((index, "mapping", key), "is the event's own; leave it out")
+        elif key not in fields and not directive:
+            listed = ", ".join(name for name in fields if name != MESSAGE_ID)
+            yield MappingsFault((index, "mapping", key), f"unknown field; {action.name} has {listed}")
+    for name, field in fields.items():
+        if field.is_required() and name != MESSAGE_ID and name not in (directives or ()) and not directive:
+            yield MappingsFault((index, "mapping"), f"needs {name}: {field.description}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.delivery.decide import Decide, Unreadable
+from pipeline.delivery.done import encode_done
 from pipeline.delivery.lanes import Item, Lane, Partition, State
 from pipeline.log import Batch, Record
 from pipeline.store.ledger import Change, Counts, Progress, Range, Row
@@ -201,12 +202,13 @@ def _row(item: Item, now: float) -> Row:
         first_at=micros(first),
         next_at=micros(item.ended_at if item.state.settled else item.next_at or now),
         value=item.value,
+        done=encode_done(item.done),
     )
 
 
 def _change(item: Item) -> Change:
     at = item.ended_at if item.state.settled else item.next_at
-    return Change(item.offset, item.state.value, item.attempts, item.reason, micros(at))
+    return Change(item.offset, item.state.value, item.attempts, item.reason, micros(at), encode_done(item.done))
 
 
 def micros(seconds: float) -> int:

@@ -13,9 +13,10 @@ from typing import Any, Final, Literal
 from destinations.contract import DELIVERED, Action, Delivered, Env, Outcome, Row
 from pipeline.delivery.attempt import attempt
 from pipeline.delivery.decide import Unreadable, decode, rules
-from pipeline.delivery.insert import shaping, through
+from pipeline.delivery.insert import shaping
 from pipeline.delivery.lanes import Item, Lane, Partition
 from pipeline.delivery.limits import Destination
+from pipeline.delivery.mapping import routing
 from pipeline.delivery.recording import Recorder, Request, recording
 from pipeline.functions.installed import Functions, Insert
 from pipeline.language.rules import compile_rules
@@ -205,7 +206,7 @@ class _Side:
         noted: list[Row],
         clock: _Clock,
     ) -> None:
-        self._destination, self._client, self._insert = destination, client, insert
+        self._routing, self._client, self._insert = routing(destination), client, insert
         self._recorder, self._noted, self._clock = recorder, noted, clock
         self._decide = rules(destination)
         self._lane = Lane(Partition(Claim(0, 0, 0, {}, ())), "", 0)
@@ -220,13 +221,8 @@ class _Side:
             return Made(reason=reason)
         item = Item(self._lane, 0, resolved.event.source, resolved.event.message_id)
         item.resolved = resolved
-        if self._insert is not None:
-            inserted = await through(self._insert, [item])
-            if not inserted.shown:
-                return Made(reason=_reason(inserted.outcomes[item]))
-            item = inserted.shown[0]
         self._recorder.taken()  # what connecting asked for is no event's
-        made = await attempt(self._destination, self._client, [item], _TIMEOUT)
+        made = await attempt(self._routing, self._client, [item], _TIMEOUT, self._insert)
         effects: tuple[Effect, ...] = (*self._recorder.taken(), *self._noted)
         self._noted.clear()
         return Made(effects) if effects else Made(reason=made.credentials or _reason(made.outcomes[0]))

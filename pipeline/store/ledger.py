@@ -32,6 +32,7 @@ class Listed(NamedTuple):
     reason: str
     first_at: int
     next_at: int
+    done: str = ""  # JSON: what became of mappings that need not be tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Row(NamedTuple):
     first_at: int
     next_at: int
     value: bytes
-    done: str = ""  # names of the mappings that have delivered it
+    done: str = ""
 
 
 class Change(NamedTuple):
@@ -87,6 +88,7 @@ class Change(NamedTuple):
     attempts: int
     reason: str
     next_at: int
+    done: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ _CLAIM: Final = text("""
     RETURNING epoch, "offset", marks
 """)
 _OUTSTANDING: Final = text("""
-    SELECT "offset", state, source, profile, message_id, attempts, reason, first_at, next_at
+    SELECT "offset", state, source, profile, message_id, attempts, reason, first_at, next_at, done
     FROM exceptions
     WHERE destination = :destination AND partition = :partition AND state IN ('held', 'retry')
     ORDER BY "offset"
@@ -122,7 +124,7 @@ _ADVANCE: Final = text("""
 # The cast: PostgreSQL takes one parameter for one type, and a column is no text to it.
 _CHANGE: Final = text("""
     UPDATE exceptions
-    SET state = :state, attempts = :attempts, reason = :reason, cause = :cause, next_at = :next_at,
+    SET state = :state, attempts = :attempts, reason = :reason, cause = :cause, next_at = :next_at, done = :done,
         value = CASE WHEN CAST(:state AS VARCHAR) IN ('delivered', 'filtered') THEN NULL ELSE value END
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset
 """)
@@ -137,7 +139,7 @@ _TAKE_UP: Final = text("""
       WHERE destination = :destination AND state = 'again' AND partition = :partition
       ORDER BY "offset" LIMIT :most
     )
-    RETURNING "offset", state, source, profile, message_id, attempts, reason, first_at, next_at
+    RETURNING "offset", state, source, profile, message_id, attempts, reason, first_at, next_at, done
 """)
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
