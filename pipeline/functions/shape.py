@@ -23,8 +23,8 @@ def changed(event: Event, made: Any) -> Event:
     ValueError says what cannot be of what it made, in words without values."""
     if not isinstance(made, dict):
         raise ValueError("an event is an object")
-    _check(made)
     original = json_loads(event.body)
+    _check(made, original)
     body = {name: value for name, value in made.items() if name not in _OURS and name != "timestamp"}
     body |= {name: original[name] for name in (*INTERNAL_FIELDS, *_OURS, "timestamp") if name in original}
     timestamp = event.timestamp
@@ -46,7 +46,7 @@ def changed(event: Event, made: Any) -> Event:
     )
 
 
-def _check(made: dict[str, Any]) -> None:
+def _check(made: dict[str, Any], original: dict[str, Any]) -> None:
     if made.get("type") not in TYPES:
         raise ValueError(f"type is none of {', '.join(TYPES)}")
     for name in ("userId", "anonymousId"):
@@ -58,7 +58,9 @@ def _check(made: dict[str, Any]) -> None:
     if made["type"] == "track" and not (isinstance(made.get("event"), str) and made["event"]):
         raise ValueError("a track call without the name of its event")
     for name in _OBJECTS:
-        if made.get(name) is not None and not isinstance(made[name], dict):
+        if made.get(name) is None or isinstance(made[name], dict):
+            continue
+        if made[name] != original.get(name):  # what the client sent so may stay so
             raise ValueError(f"{name} is not an object")
 
 

@@ -152,6 +152,18 @@ async def test_the_fields_are_gone_from_what_is_delivered_those_of_the_server_to
     assert materialize(made) == expected
 
 
+async def test_what_the_client_sent_amiss_is_no_fault_of_a_filter() -> None:
+    insert = shaping(filters(("all", drop(properties=["a"]))).shape, None)
+    assert insert is not None
+    body = b'{"event":"Bought","integrations":"all","properties":{"a":1,"b":2},"userId":"u1"}'
+    one = Resolved(
+        "p1", Origin(0, 7), (), Event("web", "track", "m1", None, "u1", 5, None, 6, "client", None, None, body)
+    )
+    (made,) = await insert([one])
+    assert isinstance(made, Resolved)
+    assert materialize(made) == materialize(one) | {"properties": {"b": 2}}
+
+
 async def test_an_event_whose_fields_a_filter_changed_meanwhile_cannot_tell_is_filtered() -> None:
     insert = shaping(filters(("event > 1", drop(properties=["a"]))).shape, None)
     assert insert is not None
