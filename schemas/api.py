@@ -571,15 +571,14 @@ class ReplayWanted(Shape):
     filter: str = Field("", max_length=5_120, description="In the filter language.")
     rate: float = Field(500.0, gt=0, le=1_000_000, description="Events a second.")
     again: bool = Field(False, description="Also what the destination has had already.")
-    dry_run: bool = Field(False, description="Say what would be looked at, and begin nothing.")
 
 
 class ReplayView(Shape):
     """A replay as it stands. `read` of `records` of the log are done; what is not delivered of them is in `not_sent`, by reason."""
 
-    id: int = Field(description="0: nothing was begun.")
+    id: int
     destination: str
-    state: Literal["running", "cancelling", "done", "cancelled", "dry run"]
+    state: Literal["running", "cancelling", "done", "cancelled"]
     created_at: str
     ended_at: str | None
     since: str
@@ -588,7 +587,7 @@ class ReplayView(Shape):
     filter: str
     rate: float
     again: bool
-    note: str
+    note: str = Field(description="Why it stands still, or how it ended.")
     read: int
     records: int
     delivered: int

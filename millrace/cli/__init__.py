@@ -14,6 +14,7 @@ from millrace.cli import (
     preflight,
     privacy,
     profiles,
+    replay,
     running,
     secrets,
     sending,
@@ -41,6 +42,7 @@ for command in (
     *alerts.COMMANDS,
     *preflight.COMMANDS,
     *dead_letters.COMMANDS,
+    *replay.COMMANDS,
 ):
     commands.add_command(command)
 

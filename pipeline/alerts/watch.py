@@ -21,7 +21,7 @@ from pipeline.alerts.states import Alert, advance, due, is_open
 from pipeline.log import Log
 from pipeline.query.balance import balance
 from pipeline.store import alerts as store
-from pipeline.store import books, schema
+from pipeline.store import books, leases, schema
 from pipeline.store.books import Books
 from pipeline.store.database import Database
 from schemas.errors import Unavailable
@@ -56,7 +56,7 @@ async def run_watch(
     while not stop.is_set():
         moment = round(now() * 1e6)
         try:
-            if await database.run(lambda c: store.lease(c, LEASE, owner, moment, span)):  # noqa: B023 - awaited within the turn
+            if await database.run(lambda c: leases.lease(c, LEASE, owner, moment, span)):  # noqa: B023 - awaited within the turn
                 off = await _turn(events, database, destinations, channels, thresholds or Thresholds(), moment, off)
         except Unavailable as error:
             log.warning("alerts not looked at", error=str(error))
@@ -65,7 +65,7 @@ async def run_watch(
         except TimeoutError:
             continue
     try:
-        await database.run(lambda c: store.release(c, LEASE, owner))
+        await database.run(lambda c: leases.release(c, LEASE, owner))
     except Unavailable as error:
         log.warning("the watch was not handed over; another takes it when its time is up", error=str(error))
 

@@ -18,7 +18,7 @@ from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
-from pipeline.delivery.decide import DELETED, Unreadable, decode, rules
+from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, rules
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World
@@ -81,6 +81,7 @@ class Courier:
         world: World,
         insert: Insert | None = None,
         observer: Observer | None = None,
+        decide: Decide | None = None,
     ) -> None:
         actions = destination.definition.actions
         self._destination = destination
@@ -93,7 +94,7 @@ class Courier:
         self._limits = limits
         self._world = world
         self._log = log.bind(destination=destination.name)
-        self._decide = rules(destination)
+        self._decide = decide or rules(destination)
         self._routing = routing(destination)
         self._most = max(action.max_batch for action in actions)
         self._several = all(action.atomic for action in actions)

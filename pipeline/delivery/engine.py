@@ -8,15 +8,15 @@ from pathlib import Path
 
 import structlog
 
-from destinations.contract import Env
+from pipeline.delivery.connecting import connected, rest
 from pipeline.delivery.courier import Courier
 from pipeline.delivery.forgetting import beside, keep_forgetting
-from pipeline.delivery.insert import shaping
+from pipeline.delivery.hearing import keep_hearing
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.observing import observed
 from pipeline.delivery.poll import micros
+from pipeline.delivery.replay import run_replays
 from pipeline.delivery.retry import ceiling
-from pipeline.language.rules import compile_rules
 from pipeline.log import Log
 from pipeline.store import folding, ledger, observations
 from pipeline.store.database import Database
@@ -48,6 +48,10 @@ async def run_delivery(
     async with asyncio.TaskGroup() as group:
         for one in destinations:
             group.create_task(_keep(one, events, database, stop, str(folder), limits, world), name=one.group)
+        replaying = run_replays(
+            events, database, destinations, stop=stop, folder=str(folder), limits=limits, world=world
+        )
+        group.create_task(replaying)
         group.create_task(_tidy(database, stop, limits, world))
 
 
@@ -65,7 +69,7 @@ async def _tidy(database: Database, stop: asyncio.Event, limits: Limits, world: 
             folded = before
         except Unavailable as error:
             log.warning("ledger not tidied", error=str(error))
-        await _wait(limits.tidy, stop, world)
+        await rest(limits.tidy, stop, world)
 
 
 async def _keep(
@@ -100,7 +104,7 @@ async def _keep(
             told.exception("destination failed, trying again", error=reason)
         failures = 1 if world.now() - began > _STEADY else failures + 1
         await _note(database, destination, state, reason, world)
-        await _wait(ceiling(failures - 1, limits.probe, longest), stop, world)
+        await rest(ceiling(failures - 1, limits.probe, longest), stop, world)
 
 
 async def _deliver(
@@ -113,18 +117,12 @@ async def _deliver(
     world: World,
 ) -> None:
     """Connects once; joins the group again when a partition turned out to be another's."""
-    definition = destination.definition
-    functions = world.functions
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(world.http())
-        env = Env(http=http, now=world.now, folder=folder, functions=functions.delivering)
-        client = await stack.enter_async_context(definition.connect(destination.settings, env))
-        insert = None
-        if destination.function is not None:
-            insert = await stack.enter_async_context(functions.inserted(destination.function))
-        insert = shaping(compile_rules(None, destination.filters).shape, insert)
+        client, insert = await stack.enter_async_context(connected(destination, folder, world))
         telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)
         await stack.enter_async_context(beside(telling))
+        hearing = keep_hearing(destination, client, events, stop=stop, limits=limits, world=world)
+        await stack.enter_async_context(beside(hearing))
         observer = await stack.enter_async_context(observed(destination, database, world))
         while not stop.is_set():
             courier = Courier(
@@ -141,7 +139,7 @@ async def _deliver(
             try:
                 await courier.run()
             except PartitionLost:
-                await _wait(limits.probe * world.chance(), stop, world)
+                await rest(limits.probe * world.chance(), stop, world)
 
 
 async def _note(database: Database, destination: Destination, state: str, reason: str, world: World) -> None:
@@ -151,13 +149,3 @@ async def _note(database: Database, destination: Destination, state: str, reason
         await database.run(lambda connection: ledger.note_state(connection, destination.name, state, reason, at))
     except Unavailable as error:
         log.warning("destination state not noted", destination=destination.name, error=str(error))
-
-
-async def _wait(seconds: float, stop: asyncio.Event, world: World) -> None:
-    waits = [asyncio.ensure_future(world.sleep(seconds)), asyncio.ensure_future(stop.wait())]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in waits:
-            one.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)

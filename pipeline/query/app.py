@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from pipeline.identity import Rules
 from pipeline.log import Log
-from pipeline.query import identity, letters, metrics, paths, privacy, refusals, usage
+from pipeline.query import identity, letters, metrics, paths, privacy, refusals, replays, usage
 from pipeline.query.balance import balance
 from pipeline.query.endpoints import Endpoints, Handler
 from pipeline.query.profile_api import manage
@@ -35,6 +35,9 @@ from schemas.api import (
     ProfileReads,
     ProfileView,
     RefusalsPage,
+    ReplaysPage,
+    ReplayView,
+    ReplayWanted,
     Shape,
     State,
     TokenMade,
@@ -147,6 +150,24 @@ def create_api(
     @get("/api/dead-letters/{message_id}", "What is dead of an event", DeadLetterViews, whole_path=True)
     async def show_letter(request: Request) -> Response:
         return Json(await letters.show(database, request.path_params["message_id"]))
+
+    # ── Replays ──
+
+    @get("/api/replays", "Replays, the latest first", ReplaysPage, *replays.LIST)
+    async def list_replays(request: Request) -> Response:
+        return Json(await replays.page(database, request.query_params, request.url.path))
+
+    @post("/api/replays", "Send recorded events to a destination again", ReplayWanted, ReplayView)
+    async def begin_replay(request: Request) -> Response:
+        return Json(await replays.begin(log, database, destinations, await body_of(request)))
+
+    @get("/api/replays/{replay}", "How far a replay is", ReplayView)
+    async def show_replay(request: Request) -> Response:
+        return Json(await replays.show(database, request.path_params["replay"]))
+
+    @delete("/api/replays/{replay}", "End a replay", ReplayView)
+    async def cancel_replay(request: Request) -> Response:
+        return Json(await replays.cancel(database, request.path_params["replay"]))
 
     # ── Profiles ──
 

@@ -129,10 +129,10 @@ def _body(body: dict[str, Any]) -> LettersChosen:
     try:
         return LettersChosen.model_validate(body)
     except ValidationError as error:
-        raise Refused("validation_error", "; ".join(_fault(one) for one in error.errors())) from error
+        raise Refused("validation_error", "; ".join(fault(one) for one in error.errors())) from error
 
 
-def _fault(one: Any) -> str:
+def fault(one: Any) -> str:
     return f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}"
 
 

@@ -11,30 +11,12 @@ from pipeline.alerts.states import Alert
 from pipeline.store import bulk, schema
 
 KEPT: Final = 2 * DAY + 2 * HOUR  # of samples; of those older than two hours one an hour
-_LEASE: Final = text("""
-    INSERT INTO leases (name, owner, until) VALUES (:name, :owner, :until)
-    ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
-    WHERE leases.owner = excluded.owner OR leases.until < :now
-""")
 _THIN: Final = text("""
     DELETE FROM alert_samples WHERE at < :before AND EXISTS (
       SELECT 1 FROM alert_samples AS later
       WHERE later.name = alert_samples.name AND later.at > alert_samples.at AND later.at / :span = alert_samples.at / :span
     )
 """)
-
-
-def lease(connection: Connection, name: str, owner: str, now: int, span: int) -> bool:
-    """Whether `owner` holds the task called `name` for the next `span` microseconds. It is free again when it is not
-    asked for in time."""
-    asked = {"name": name, "owner": owner, "until": now + span, "now": now}
-    return bool(connection.execute(_LEASE, asked).rowcount)
-
-
-def release(connection: Connection, name: str, owner: str) -> None:
-    """Lets the next one have it at once."""
-    table = schema.leases
-    connection.execute(delete(table).where(table.c.name == name, table.c.owner == owner))
 
 
 def sample(connection: Connection, counters: Mapping[str, int], now: int) -> Samples:

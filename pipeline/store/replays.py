@@ -167,7 +167,18 @@ def finish_cancelled(connection: Connection, replay: Replay, at: int) -> None:
     connection.execute(
         update(listed).where(*waiting).values(state="filtered", reason=CANCELLED, next_at=at, value=None)
     )
-    _ended(connection, replay, "cancelled", at)
+    done = progress(connection, replay)
+    read = _positions(connection, replay)
+    _ended(connection, replay, "cancelled", at, f"cancelled after {done.read:,} of {done.records:,} records")
+    # Dead letters of it may be put back: it then goes on for them, and not further.
+    ranges = {
+        number: [first, max(first, min(read.get(number, first), end))] for number, (first, end) in replay.ranges.items()
+    }
+    connection.execute(
+        update(_table)
+        .where(_table.c.id == replay.id)
+        .values(ranges=orjson.dumps(ranges, option=orjson.OPT_NON_STR_KEYS).decode())
+    )
 
 
 def _filtered(connection: Connection, name: str, partition: int, source: str, number: int) -> None:
@@ -182,8 +193,8 @@ def _filtered(connection: Connection, name: str, partition: int, source: str, nu
         )
 
 
-def _ended(connection: Connection, replay: Replay, state: str, at: int) -> None:
-    connection.execute(update(_table).where(_table.c.id == replay.id).values(state=state, ended_at=at, note=""))
+def _ended(connection: Connection, replay: Replay, state: str, at: int, words: str = "") -> None:
+    connection.execute(update(_table).where(_table.c.id == replay.id).values(state=state, ended_at=at, note=words))
     states = schema.destination_state
     connection.execute(delete(states).where(states.c.destination == replay.name))
 
@@ -220,12 +231,8 @@ class Progress(NamedTuple):
 
 def progress(connection: Connection, replay: Replay) -> Progress:
     """How far it is."""
-    positions, counts, batches = schema.destination_positions, schema.destination_counts, schema.destination_batches
-    read = dict(
-        connection.execute(
-            select(positions.c.partition, positions.c.offset).where(positions.c.destination == replay.name)
-        ).all()
-    )
+    counts, batches = schema.destination_counts, schema.destination_batches
+    read = _positions(connection, replay)
     names = ("delivered", "filtered", "dead", "redriven", "purged")
     delivered, filtered, died, redriven, purged = (
         int(one or 0)
@@ -251,6 +258,21 @@ def progress(connection: Connection, replay: Replay) -> Progress:
         pending=int(pending or 0),
         reasons=reasons,
     )
+
+
+def _positions(connection: Connection, replay: Replay) -> dict[int, int]:
+    positions = schema.destination_positions
+    rows = connection.execute(
+        select(positions.c.partition, positions.c.offset).where(positions.c.destination == replay.name)
+    )
+    return {row.partition: row.offset for row in rows}
+
+
+def state_of(connection: Connection, replay: Replay) -> tuple[str, str]:
+    """How its deliveries fare, as of a destination: the state and the reason."""
+    states = schema.destination_state
+    row = connection.execute(select(states).where(states.c.destination == replay.name)).first()
+    return ("delivering", "") if row is None else (row.state, row.reason)
 
 
 # ── What was sent before ──────────────────────────────────────────────────────────────────────────────────────────

@@ -18,6 +18,7 @@ from pipeline.log import Batch, Record, Subscription
 from pipeline.log.contract import Start
 from pipeline.store import schema
 from pipeline.store.database import Database
+from pipeline.store.ledger import OUTSTANDING
 from schemas.config import FilterConfig
 from schemas.dead_letters import DeadLetter, decode_dead_letter
 from schemas.errors import PartitionLost
@@ -408,7 +409,7 @@ class DeliveryWorld:
                 for what in ("delivered", "filtered", "dead"):
                     sums[row.source][what] += getattr(row, what)
         for row in await self.rows(schema.exceptions):
-            if row.destination == name and row.state in ("held", "retry"):
+            if row.destination == name and row.state in OUTSTANDING:
                 sums[row.source]["outstanding"] += 1
         return {source: Book(**counts) for source, counts in sorted(sums.items())}
 

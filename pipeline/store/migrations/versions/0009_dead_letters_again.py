@@ -21,7 +21,7 @@ def upgrade() -> None:
         before_colon = "substr(reason, 1, instr(reason || ':', ':') - 1)"
     op.execute(f"UPDATE exceptions SET cause = substr(trim({before_colon}), 1, 100) WHERE state = 'dead'")
     for name, columns in (
-        ("exceptions_dead_by_cause", ["destination", "cause", "next_at"]),
+        ("exceptions_dead_by_cause", ["destination", "cause", "next_at", "state"]),
         ("exceptions_dead_by_message", ["message_id"]),
     ):
         op.create_index(name, "exceptions", columns, sqlite_where=_DEAD, postgresql_where=_DEAD)
