@@ -22,7 +22,9 @@ from destinations.contract import (
     DELIVERED,
     Action,
     Definition,
+    Delivered,
     Env,
+    Hear,
     Outcome,
     Person,
     RawEvent,
@@ -519,7 +521,7 @@ def _without(file: _File, people: Sequence[Person]) -> int:
     }
     count = 0
     for (schema, table), columns in sorted(file.tables.items()):
-        if table == LOADED or "id" not in columns:
+        if table == LOADED:
             continue
         where = f"{_quoted(schema)}.{_quoted(table)}"
         theirs = _theirs(columns, table)
@@ -531,12 +533,15 @@ def _without(file: _File, people: Sequence[Person]) -> int:
             if table == "accounts":  # nobody's own: only who was seen with it goes
                 file.execute(f"UPDATE {where} SET profile_id = NULL WHERE profile_id IN (SELECT id FROM _profile)")
                 continue
-            gone = file.execute(f"DELETE FROM {where} WHERE {' OR '.join(theirs)} RETURNING id")
+            told = "id" if "id" in columns else "NULL"
+            gone = file.execute(f"DELETE FROM {where} WHERE {' OR '.join(theirs)} RETURNING {told}")
         count += len(gone)
-        if gone and (schema, LOADED) in file.tables and table != "users":
+        if gone and told == "id" and (schema, LOADED) in file.tables and table != "users":
             with file.given("_ids", {"id": array_of("text", [one for (one,) in gone])}):
                 loaded = f"{_quoted(schema)}.{_quoted(LOADED)}"
                 file.execute(f"DELETE FROM {loaded} WHERE id IN (SELECT id FROM _ids)")
+    for schema in [name for name, owner in file.owners.items() if owner == OWNER]:
+        Profiles(file, schema, 0).forget(wanted["profile"])
     return count
 
 
@@ -560,7 +565,11 @@ def _theirs(columns: Mapping[str, Type], table: str) -> list[str]:
             found.append(f"(profile_id IN (SELECT id FROM _formerly) AND ({' OR '.join(named)}))")
     if table == "users":
         found.append("id IN (SELECT id FROM _user)")
-    return found
+    return found + [
+        f"{column} IN (SELECT id FROM _profile)"
+        for column in ("segment_id", "canonical_segment_id")
+        if column in columns
+    ]
 
 
 def _rewritten(path: Path, memory_mb: int) -> None:
@@ -657,7 +666,7 @@ class Warehouse:
             raise
         if not 0 <= self.env.now() - self.file.opened < HOLD:
             self.close()
-        return rejected
+        return done
 
     def forget(self, people: Sequence[Person]) -> list[Outcome]:
         """Deletes the rows of these people and writes the file anew without them."""
@@ -793,6 +802,7 @@ definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
     check=check,
     preview=preview,
     forget=forget,
+    hear=hear,
     actions=(
         Action(
             name="load_events",

@@ -43,7 +43,15 @@ _TABLES: Final[Mapping[str, Sequence[str]]] = {  # columns of text; each has `se
     "id_graph_updates": _GRAPH,
     "_profiles": _GRAPH,  # the newest of them
     "external_id_mapping_updates": (*_MAPPING, "__operation"),
-    "_traits": ("segment_id", "name", "value", "json", "at", "received", "message"),  # the newest write; null: removed
+    "_traits": (
+        "segment_id",
+        "name",
+        "value",
+        "json",
+        "happened",
+        "received",
+        "message",
+    ),  # the newest write; null: removed
 }
 _VIEWS: Final = {
     "id_graph": """
@@ -67,7 +75,7 @@ _VIEWS: Final = {
             SELECT coalesce(p.canonical_segment_id, t.segment_id) AS canonical_segment_id, t.* EXCLUDE (segment_id)
             FROM {0}._traits t LEFT JOIN {0}._profiles p USING (segment_id)
           ) QUALIFY row_number()
-            OVER (PARTITION BY canonical_segment_id, name ORDER BY at DESC, received DESC, message DESC) = 1
+            OVER (PARTITION BY canonical_segment_id, name ORDER BY happened DESC, received DESC, message DESC) = 1
         ) WHERE json IS NOT NULL
     """,
 }
@@ -141,12 +149,10 @@ class Profiles:
             rows += pointers.hear(one)
         self._insert("id_graph_updates", _GRAPH, [_graph_row(one) for one in rows])
         changed = [pointers.newest[one] for one in sorted(pointers.changed)]
-        self._delete("_profiles", "segment_id", [one.segment for one in changed])
+        self._delete("_profiles", [one.segment for one in changed])
         self._insert("_profiles", _GRAPH, [_graph_row(one) for one in changed])
         self._insert("external_id_mapping_updates", (*_MAPPING, "__operation"), _mapping_rows(ours))
-        for one in ours:
-            if one.kind == "deleted":
-                self._forget(one)
+        self.forget([name for one in ours if one.kind == "deleted" for name in (one.profile, *one.profiles)])
         return combined
 
     def _pointers(self, named: Collection[str]) -> list[Pointer]:
@@ -163,12 +169,11 @@ class Profiles:
             for segment, canonical, kind, message, name, source, _, _, seq, at, received in rows
         ]
 
-    def _forget(self, change: ProfileChange) -> None:
-        """Removes all that is known of a profile that was deleted, and of those that it had absorbed."""
-        gone = [change.profile, *change.profiles]
-        gone += [one.segment for one in self._pointers(gone)]
+    def forget(self, profiles: Sequence[str]) -> None:
+        """Removes all that is known of profiles that were deleted, and of those that they had absorbed."""
+        gone = {*profiles, *(one.segment for one in self._pointers(profiles) if one.canonical in profiles)}
         for table in (*_TABLES, TRAITS):
-            self._delete(table, "segment_id", gone)
+            self._delete(table, sorted(gone))
 
     # Traits
 
@@ -206,7 +211,7 @@ class Profiles:
         found: dict[str, dict[str, Write]] = {}
         with self._file.given("_named", {"canonical_segment_id": array_of("text", sorted(canonical))}):
             rows = self._file.execute(
-                "SELECT canonical_segment_id, name, at, received, message, json FROM ("
+                "SELECT canonical_segment_id, name, happened, received, message, json FROM ("
                 " SELECT coalesce(p.canonical_segment_id, t.segment_id) AS canonical_segment_id, t.* EXCLUDE (segment_id)"
                 f" FROM {self._quoted}._traits t LEFT JOIN {self._quoted}._profiles p USING (segment_id)"
                 ") SEMI JOIN _named USING (canonical_segment_id)"
@@ -224,7 +229,7 @@ class Profiles:
                 "text", [None if w.json is None else text_of(json_loads(w.json)) for w, _ in fresh.values()]
             ),
             "json": array_of("text", [write.json for write, _ in fresh.values()]),
-            "at": array_of("text", [write.at for write, _ in fresh.values()]),
+            "happened": array_of("text", [write.at for write, _ in fresh.values()]),
             "received": array_of("text", [write.received for write, _ in fresh.values()]),
             "message": array_of("text", [write.message for write, _ in fresh.values()]),
             "timestamp": times_of([write.at for write, _ in fresh.values()])[0],
@@ -234,7 +239,7 @@ class Profiles:
         with self._file.given("_fresh", columns):
             self._file.execute(
                 f"DELETE FROM {self._quoted}._traits t USING _fresh f WHERE {same}"
-                " AND (t.at, t.received, t.message) < (f.at, f.received, f.message)"
+                " AND (t.happened, t.received, t.message) < (f.happened, f.received, f.message)"
             )
             self._file.execute(
                 f"INSERT INTO {self._quoted}._traits ({', '.join(columns)}, seq, uuid_ts)"
@@ -262,10 +267,12 @@ class Profiles:
                 f" SELECT *, make_timestamp({self._micros}) FROM _rows"
             )
 
-    def _delete(self, table: str, column: str, values: Sequence[str]) -> None:
-        if values:
-            with self._file.given("_gone", {"value": array_of("text", values)}):
-                self._file.execute(f"DELETE FROM {self._quoted}.{table} WHERE {column} IN (SELECT value FROM _gone)")
+    def _delete(self, table: str, segments: Sequence[str]) -> None:
+        if segments:
+            with self._file.given("_gone", {"segment_id": array_of("text", segments)}):
+                self._file.execute(
+                    f"DELETE FROM {self._quoted}.{table} WHERE segment_id IN (SELECT segment_id FROM _gone)"
+                )
 
 
 class _Row(NamedTuple):

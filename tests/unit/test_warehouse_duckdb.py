@@ -399,9 +399,9 @@ async def test_loading_leaves_the_event_loop_free(tmp_path: Path, monkeypatch: p
     turned = threading.Event()
     transact = Warehouse._transact
 
-    def waiting(self: Warehouse, events: Sequence[Any]) -> dict[int, str]:
+    def waiting(self: Warehouse, work: Any) -> Any:
         assert turned.wait(10)
-        return transact(self, events)
+        return transact(self, work)
 
     monkeypatch.setattr(Warehouse, "_transact", waiting)
     async with warehouse(tmp_path) as opened, asyncio.TaskGroup() as group:
