@@ -10,6 +10,7 @@ from millrace.cli import (
     alerts,
     asking,
     dead_letters,
+    filters,
     identity,
     preflight,
     privacy,
@@ -42,6 +43,7 @@ for command in (
     *alerts.COMMANDS,
     *preflight.COMMANDS,
     *dead_letters.COMMANDS,
+    *filters.COMMANDS,
     *replay.COMMANDS,
 ):
     commands.add_command(command)

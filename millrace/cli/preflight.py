@@ -56,7 +56,7 @@ def preflight(
     if unknown := [name for name in only if name not in known]:
         raise click.UsageError(f"no destination is called {unknown[0]}; known: {', '.join(sorted(known)) or 'none'}")
     found = _Found(examples, preflight.secrets_of(before, after))
-    with _Progress(quiet=as_json) as progress:
+    with EventsBar(quiet=as_json) as progress:
         tallies = asyncio.run(preflight.run(before, since, wanted, found.differs, progress.advance))
     notes = {pair.name for pair in wanted if preflight.rewritten(pair, before, after)}
     report = {
@@ -127,7 +127,7 @@ def _print(report: dict[str, Any]) -> None:
     click.echo("the same" if report["same"] else "differences")
 
 
-class _Progress:
+class EventsBar:
     """A bar on a terminal, nothing elsewhere."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -142,7 +142,7 @@ class _Progress:
     def advance(self, done: int, total: int) -> None:
         self._bar.update(self._task, completed=done, total=total)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "EventsBar":
         self._bar.start()
         return self
 

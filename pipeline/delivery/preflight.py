@@ -95,7 +95,7 @@ async def compare(
             )
             for pair in pairs
         ]
-        async for resolved in _recorded(log, since, advance):
+        async for resolved in recorded(log, since, advance):
             for name, before, after in makes:
                 was, would = await before(resolved), await after(resolved)
                 found = _judge(tallies[name], was, would)
@@ -119,8 +119,8 @@ def _judge(tally: Tally, was: Made, would: Made) -> Change | None:
     return change
 
 
-async def _recorded(log: Log, since: int, advance: Callable[[int, int], None]) -> AsyncIterator[Resolved]:
-    """Each event once: what was emitted again after a crash is passed over, as destinations do."""
+async def recorded(log: Log, since: int, advance: Callable[[int, int], None]) -> AsyncIterator[Resolved]:
+    """Each event of `resolved` from `since` (Unix ms) until now, once: what was emitted again after a crash is passed over, as destinations do."""
     ends = {number: end for number, (_, end) in (await log.bounds(RESOLVED)).items()}
     starts = {number: await log.offset_at(RESOLVED, number, since) for number in ends}
     total = sum(max(0, end - starts[number]) for number, end in ends.items())

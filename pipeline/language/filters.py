@@ -5,7 +5,7 @@ Its grammar and its rules for null, types and errors are those of the reference;
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from pipeline.language.globs import glob
@@ -43,8 +43,10 @@ def compile_condition(text: str) -> Condition:
         raise FilterError(f"the expression is longer than {LENGTH_LIMIT} bytes; make it two filters", 0)
     if text.strip() == "all":
         return everything
-    value = _Parser(text).whole()
+    return _condition(_Parser(text).whole())
 
+
+def _condition(value: "_Value") -> Condition:
     def condition(event: Mapping[str, Any]) -> bool | None:
         try:
             return _boolean(value(event))
@@ -52,6 +54,29 @@ def compile_condition(text: str) -> Condition:
             return None
 
     return condition
+
+
+class Explanation(NamedTuple):
+    """What an expression says of an event and why: each comparison or lone value in it, and what is at its paths."""
+
+    said: bool | None
+    parts: Sequence[tuple[str, bool | None]]
+    values: Mapping[str, Any]
+
+
+def explaining(text: str) -> Callable[[Mapping[str, Any]], Explanation]:
+    """For people who ask why an event passes or not. FilterError when the text is no expression."""
+    condition = compile_condition(text)
+    parser = _Parser(text)
+    if condition is not everything:
+        parser.whole()
+    parts = [(part, _condition(value)) for part, value in parser.parts]
+
+    def explain(event: Mapping[str, Any]) -> Explanation:
+        values = {path: value(event) for path, value in parser.paths.items()}
+        return Explanation(condition(event), [(part, says(event)) for part, says in parts], values)
+
+    return explain
 
 
 def everything(_: Mapping[str, Any]) -> bool:
@@ -117,6 +142,9 @@ class _Parser:
     """Reads words into functions, from left to right."""
 
     def __init__(self, text: str) -> None:
+        self.parts: list[tuple[str, _Value]] = []  # what is not joined of others, as it is written
+        self.paths: dict[str, _Value] = {}
+        self._text = text
         self._words = list(_words(text))
         self._next = 0
         self._depth = 0
@@ -180,6 +208,13 @@ class _Parser:
         self._depth -= 1
 
     def _comparison(self) -> _Value:
+        start = self._word.place
+        value = self._compared()
+        last = self._words[self._next - 1]
+        self.parts.append((self._text[start : last.place + len(last.text)], value))
+        return value
+
+    def _compared(self) -> _Value:
         left = self._operand()
         for sign in ("=", "!="):
             if self._take(sign):
@@ -202,7 +237,10 @@ class _Parser:
         if word.kind != "path" or word.text in _RESERVED:
             self._wrong("a path, a value or a function")
         self._next += 1
-        return self._call(word) if self._take("(") else _Operand(_path(word.text))
+        if self._take("("):
+            return self._call(word)
+        value = self.paths[word.text] = _path(word.text)
+        return _Operand(value)
 
     def _literal(self) -> Any:
         kind, text, place = self._word

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.language.filters import FilterError, compile_filter
+from pipeline.language.filters import Explanation, FilterError, compile_filter, explaining
 
 
 def deep(levels: int) -> Any:
@@ -194,6 +194,21 @@ def test_what_is_no_expression_is_refused_with_its_place(text: str, problem: str
     with pytest.raises(FilterError) as raised:
         compile_filter(text)
     assert str(raised.value) == problem
+
+
+def test_an_explanation_has_each_comparison_as_it_is_written_and_the_values_at_its_paths() -> None:
+    explain = explaining(r"type = 'page' or !(properties.n >  2 and match( event, 'C*' )) or properties.name\ x")
+    assert explain(EVENT) == Explanation(
+        None,
+        [
+            ("type = 'page'", False),
+            ("properties.n >  2", True),
+            ("match( event, 'C*' )", True),
+            (r"properties.name\ x", None),
+        ],
+        {"type": "track", "properties.n": 3, "event": "Cart Viewed", r"properties.name\ x": "Z"},
+    )
+    assert explaining("all")(EVENT) == Explanation(True, [], {})
 
 
 @pytest.mark.parametrize("text", ["string(deep) = ''", "deep = deep", "deep in deep", "deep = []", "bool(deep)"])
