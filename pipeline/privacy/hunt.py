@@ -101,11 +101,15 @@ class Hunt:
                 change = decode_change(record.value)
             except ValueError:
                 continue
+            if change.kind in ("deleted", "id_removed"):
+                continue  # ours, of what is gone
             if change.profile not in self._hunted.profiles and change.other not in self._hunted.profiles:
                 continue
-            left = [one for one in change.ids if str(one) not in self._hunted.ids]
-            if len(left) < len(change.ids):
-                changes[number] = (record.key, encode_change(change._replace(ids=left)))
+            whole = change.profile in self._hunted.profiles  # all its ids, also those that were deleted from it before
+            left = [] if whole else [one for one in change.ids if str(one) not in self._hunted.ids]
+            if len(left) < len(change.ids) or change.cause.message_id:
+                cause = change.cause._replace(message_id="", type="", name=None)
+                changes[number] = (record.key, encode_change(change._replace(ids=left, cause=cause)))
         return changes
 
     def names(self, body: bytes) -> bool:
