@@ -1,6 +1,7 @@
 """`identity`: why a profile is what it is, taking profiles apart and together, what looks wrong, and whether all agrees."""
 
 import sys
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from millrace.cli.common import (
     print_json,
     url_option,
 )
+from millrace.cli.moments import Moment
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would happen.")
 SHOWN: Final = 1_000  # differences that `verify` prints
@@ -137,6 +139,42 @@ def verify(repair: bool, config: str | None, data: str | None, as_json: bool) ->
     if left:
         remedy = "" if repair else "; `--repair` recombines profiles from their ids"
         click.echo(f"millrace: {_differences(left)}{remedy}", err=True)
+        raise SystemExit(1)
+
+
+@identity.command()
+@click.option("--rules", required=True, metavar="FILE", help="A millrace.yaml; its identity section counts.")
+@click.option(
+    "--since", type=Moment(), help="Events from then on: 15m, 1d, 2026-01-31. All that the log holds when left out."
+)
+@click.option("--examples", type=click.IntRange(0, 100), default=3, show_default=True, help="Shown of each difference.")
+@config_option
+@data_option
+@json_option
+def simulate(
+    rules: str, since: datetime | None, examples: int, config: str | None, data: str | None, as_json: bool
+) -> None:
+    """Try other rules on recorded events.
+
+    The events go through the present rules and through the others, in scratch stores beside each other, and the profiles are
+    compared. Nothing is sent or changed, and Millrace may run meanwhile. Exit 0: the same profiles, 1: differences, 2: misused."""
+    from millrace.cli.identity_simulate import report, report_text, run
+    from millrace.settings import load_config, load_settings
+    from schemas.errors import ConfigError
+
+    try:
+        settings = load_settings(environment(config=config, data=data), delivers=False)
+        other = load_config(environment(config=rules, data=data), delivers=False).config.identity
+        found = report(run(settings, other, since, examples), settings.config.identity, other)
+    except ConfigError as error:
+        for fault in error.faults:
+            click.echo(f"millrace: {fault}", err=True)
+        raise SystemExit(2) from error
+    if as_json:
+        print_json(found)
+    else:
+        _print(report_text(found))
+    if found["differs"]:
         raise SystemExit(1)
 
 

@@ -1,0 +1,126 @@
+"""Other rules of identity on recorded events: what they would change, counted, with examples; nothing is changed by asking."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.log import Record, open_log
+from pipeline.profile import message_key, profile_id
+from schemas.events import Event, Origin, encode_event, encode_resolved
+from schemas.topics import RESOLVED
+from tests.unit.test_cli_commands import Said, millrace
+
+PRESENT = "sources: {web: {write_key: wk}}\n"
+
+
+def call(message: str, *, at: int = 1, user: str | None = None, device: str | None = None, **traits: Any) -> Event:
+    body = json.dumps({"type": "identify", "messageId": message, "traits": traits}).encode()
+    return Event("web", "identify", message, device, user, at, None, at, "server", None, None, body)
+
+
+def record(event: Event, number: int, at: int, partition: int = 0) -> Record:
+    key = f"p{partition}".encode()
+    return Record(key, encode_resolved("p", Origin(partition, number), (), encode_event(event)), at)
+
+
+async def fill(folder: Path, records: Sequence[Record], partitions: int) -> None:
+    async with open_log(f"embedded://{folder}/data/log", partitions=partitions) as log:
+        for one in records:
+            await log.append(RESOLVED, [one])
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Two users of one device, each with an address; a third alone; the last event was emitted twice."""
+    events = [
+        call("m1", user="u1", device="d"),
+        call("m2", user="u2", email="two@shop.test"),
+        call("m3", user="u1", email="one@shop.test"),
+        call("m4", device="d", email="two@shop.test"),
+        call("m5", user="u3"),
+        call("m5", user="u3"),
+    ]
+    records = [record(one, min(number, 4), 1_700_000_000_000 + number) for number, one in enumerate(events)]
+    asyncio.run(fill(tmp_path, records, 1))
+    (tmp_path / "millrace.yaml").write_text(PRESENT)
+    return tmp_path
+
+
+def simulate(folder: Path, identity: str, *options: str) -> Said:
+    (folder / "new.yaml").write_text(PRESENT + identity)
+    return millrace(folder, "identity", "simulate", "--rules", "new.yaml", *options)
+
+
+def profile_of(message: str) -> str:
+    return profile_id(message_key("web", message), 1)
+
+
+def test_the_same_rules_make_the_same_profiles(shop: Path) -> None:
+    said = simulate(shop, "")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines() == [
+        "5 events, 3 profiles now, 3 under the other rules",
+        "  the rules are the same",
+        "stay as they are: 3",
+        "",
+        "the same profiles",
+    ]
+
+
+def test_profiles_that_would_merge_are_counted_and_shown(shop: Path) -> None:
+    said = simulate(shop, "identity: {types: {user_id: {limit: 2}}}", "--json")
+    report = json.loads(said.out)
+    first, second = profile_of("m1"), profile_of("m2")
+    assert (said.code, report["differs"], report["events"]) == (1, True, 5)
+    assert report["rules"] == {"types.user_id.limit": {"present": None, "other": 2}}
+    assert report["profiles"] == {
+        "present": 3, "other": 2, "same": 1, "split": 0, "merged": 1, "regrouped": 0, "renamed": 0,
+    }  # fmt: skip
+    (example,) = report["examples"]["merged"]
+    assert [(one["profile"], one["size"]) for one in example["present"]] == [(first, 3), (second, 2)]
+    assert [(one["profile"], one["size"]) for one in example["other"]] == [(first, 5)]
+
+
+def test_profiles_that_would_split_are_counted_and_shown(shop: Path) -> None:
+    said = simulate(shop, "identity: {types: {email: {blocked: {values: [one@shop.test]}}}}", "--json")
+    report = json.loads(said.out)
+    assert (said.code, report["ids"]) == (1, {"gained": 0, "lost": 1})
+    assert report["profiles"]["regrouped"] == 1
+    assert report["ids_refused"]["ID value blocked"] == {"present": 0, "other": 1}
+
+
+def test_asking_changes_nothing_and_leaves_nothing(shop: Path) -> None:
+    files = sorted(path.relative_to(shop) for path in (shop / "data").rglob("*"))
+    simulate(shop, "identity: {types: {user_id: {limit: 2}}}")
+    after = sorted(path.relative_to(shop) for path in (shop / "data").rglob("*"))
+    assert [one for one in after if one not in files and "simulate" in str(one)] == []
+    assert not (shop / "data" / "millrace.sqlite").exists()
+
+
+def test_only_events_since_then_count(shop: Path) -> None:
+    said = simulate(shop, "", "--json", "--since", "2040-01-01")
+    assert (said.code, json.loads(said.out)["events"]) == (0, 0)
+
+
+def test_rules_that_are_none_are_misuse(shop: Path) -> None:
+    said = simulate(shop, "identity: {types: {user_id: {limit: no}}}")
+    assert said.code == 2
+    assert "new.yaml:2 identity.types.user_id.limit" in said.err
+
+
+def test_partitions_are_taken_in_the_order_of_time(tmp_path: Path) -> None:
+    """Whichever device comes first takes the only place that the limit leaves."""
+    calls = [call(f"m{number}", user="u", device=f"d{number}") for number in range(60)]
+    records = [
+        record(one, number, 1_700_000_000_000 + number, partition=number % 3) for number, one in enumerate(calls)
+    ]
+    asyncio.run(fill(tmp_path, records, 3))
+    (tmp_path / "millrace.yaml").write_text(PRESENT)
+    report = json.loads(simulate(tmp_path, "identity: {types: {anonymous_id: {limit: 7}}}", "--json").out)
+    (example,) = report["examples"]["regrouped"]
+    assert example["present"][0]["ids"] == [*(f"anonymous_id:d{number}" for number in range(5)), "user_id:u"]
+    assert example["other"][0]["ids"] == [*(f"anonymous_id:d{number}" for number in range(7)), "user_id:u"]
