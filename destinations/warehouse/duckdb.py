@@ -180,6 +180,7 @@ def _refusal(error: Exception) -> _Refused:
 def _tables(con: Any) -> dict[tuple[str, str], dict[str, Type]]:
     rows = con.execute(
         "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
+        " SEMI JOIN (SELECT table_oid FROM duckdb_tables() WHERE database_name = current_database()) USING (table_oid)"
         " WHERE database_name = current_database() AND NOT internal ORDER BY table_oid, column_index"
     ).fetchall()
     tables: dict[tuple[str, str], dict[str, Type]] = {}
@@ -540,8 +541,6 @@ def _without(file: _File, people: Sequence[Person]) -> int:
             with file.given("_ids", {"id": array_of("text", [one for (one,) in gone])}):
                 loaded = f"{_quoted(schema)}.{_quoted(LOADED)}"
                 file.execute(f"DELETE FROM {loaded} WHERE id IN (SELECT id FROM _ids)")
-    for schema in [name for name, owner in file.owners.items() if owner == OWNER]:
-        Profiles(file, schema, 0).forget(wanted["profile"])
     return count
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from destinations.contract import RawEvent
 from destinations.warehouse.arrow import array_of, times_of
-from destinations.warehouse.inference import json_text, parse_timestamp, text_of
+from destinations.warehouse.inference import Type, json_text, parse_timestamp, text_of
 from destinations.warehouse.pointers import Pointer, Pointers
 from destinations.warehouse.rows import TEXT_COLUMNS, TIME_COLUMNS, Chunk, Rows, build
 from schemas.changes import Cause, ProfileChange, identifier_hash
@@ -53,6 +53,7 @@ _TABLES: Final[Mapping[str, Sequence[str]]] = {  # columns of text; each has `se
         "message",
     ),  # the newest write; null: removed
 }
+_KINDS: Final[Mapping[str, Type]] = {"VARCHAR": "text", "BIGINT": "bigint", "TIMESTAMP": "timestamp"}
 _VIEWS: Final = {
     "id_graph": """
         SELECT segment_id, canonical_segment_id, uuid_ts, timestamp, seq FROM {0}.id_graph_updates
@@ -84,7 +85,7 @@ _VIEWS: Final = {
 class File(Protocol):
     """The open warehouse file, within a transaction."""
 
-    tables: dict[tuple[str, str], dict[str, Any]]
+    tables: dict[tuple[str, str], dict[str, Type]]
 
     def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]: ...
 
@@ -120,16 +121,16 @@ class Profiles:
 
     def _create(self) -> None:
         for name, texts in _TABLES.items():
-            columns = [f"{column} VARCHAR" for column in texts]
-            columns += ["seq BIGINT", *(f"{column} TIMESTAMP" for column in (*_TIMES, "uuid_ts"))]
-            self._file.execute(f"CREATE TABLE {self._quoted}.{name} ({', '.join(columns)})")
-            self._file.tables[self.schema, name] = {}
-        columns = [f"{column} {kind}" for column, kind in TRAITS_FIXED.items()]
-        self._file.execute(f"CREATE TABLE {self._quoted}.{TRAITS} ({', '.join(columns)})")
-        kinds = {"VARCHAR": "text", "BIGINT": "bigint", "TIMESTAMP": "timestamp"}
-        self._file.tables[self.schema, TRAITS] = {column: kinds[kind] for column, kind in TRAITS_FIXED.items()}
+            times = dict.fromkeys((*_TIMES, "uuid_ts"), "TIMESTAMP")
+            self._create_table(name, dict.fromkeys(texts, "VARCHAR") | {"seq": "BIGINT"} | times)
+        self._create_table(TRAITS, TRAITS_FIXED)
         for name, sql in _VIEWS.items():
             self._file.execute(f"CREATE VIEW {self._quoted}.{name} AS {sql.format(self._quoted)}")
+
+    def _create_table(self, name: str, columns: Mapping[str, str]) -> None:
+        lines = ", ".join(f"{column} {kind}" for column, kind in columns.items())
+        self._file.execute(f"CREATE TABLE {self._quoted}.{name} ({lines})")
+        self._file.tables[self.schema, name] = {column: _KINDS[kind] for column, kind in columns.items()}
 
     # Changes of who is who
 
