@@ -5,7 +5,7 @@ format can be seen. An answer keeps its words, since they say what is wrong, exc
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -80,10 +80,11 @@ def struck(value: Any, secrets: Sequence[str]) -> Any:
 
 def request_shown(exchange: Exchange, secrets: Sequence[str]) -> str:
     """A request as JSON, at most LONGEST_SAMPLE characters."""
+    body = _parsed(exchange.body)
     shown = {
-        "request": f"{exchange.method} {_address(exchange.url)}",
+        "request": f"{exchange.method} {_address(exchange.url, set(_leaves(body)))}",
         "headers": _headers(exchange.headers),
-        "body": formed(_parsed(exchange.body)),
+        "body": formed(body),
     }
     return _text(struck(shown, secrets))
 
@@ -121,9 +122,12 @@ def _key(name: str) -> str:
     return name if _WORD.fullmatch(name) else _form(name[:_STRING])
 
 
-def _address(url: str) -> str:
+def _address(url: str, values: Collection[str]) -> str:
+    """Of a path the words that are not also in the body."""
     parts = urlsplit(url)
-    path = "/".join(one if not one or _WORD.fullmatch(one) else _form(one) for one in parts.path.split("/"))
+    path = "/".join(
+        one if not one or (_WORD.fullmatch(one) and one not in values) else _form(one) for one in parts.path.split("/")
+    )
     query = "&".join(f"{_key(name)}={_form(value)}" for name, value in parse_qsl(parts.query, keep_blank_values=True))
     host = parts.hostname or ""
     port = f":{parts.port}" if parts.port else ""

@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from pipeline.identity import Rules
 from pipeline.log import Log
-from pipeline.query import identity, letters, metrics, paths, privacy, refusals, replays, usage
+from pipeline.query import alerts, identity, letters, metrics, paths, privacy, refusals, replays, usage
+from pipeline.query import destinations as faring
 from pipeline.query.balance import balance
 from pipeline.query.endpoints import Endpoints, Handler
 from pipeline.query.profile_api import manage
@@ -46,6 +47,7 @@ from schemas.api import (
     TokenWanted,
     UsagePage,
 )
+from schemas.delivery_api import AlertsPage, DestinationStatuses
 from schemas.errors import MillraceError, Refused, Unavailable
 from schemas.exact_json import json_dumps, json_loads
 from schemas.identity_api import (
@@ -127,6 +129,21 @@ def create_api(
     @get("/api/usage", "Events, bytes and users by month and source", UsagePage, *_USAGE)
     async def show_usage(request: Request) -> Response:
         return Json(await usage.page(database, request.query_params))
+
+    # ── Deliveries ──
+
+    @get("/api/destinations", "How every destination fares", DestinationStatuses, faring.SINCE)
+    async def show_destinations(request: Request) -> Response:
+        return Json(await faring.statuses(log, database, destinations, request.query_params))
+
+    @get("/api/destinations/{destination}", "How a destination fares", DestinationStatuses, faring.SINCE)
+    async def show_destination(request: Request) -> Response:
+        only = request.path_params["destination"]
+        return Json(await faring.statuses(log, database, destinations, request.query_params, only))
+
+    @get("/api/alerts", "What is wrong, with what to do", AlertsPage)
+    async def show_alerts(_: Request) -> Response:
+        return Json(await alerts.page(database))
 
     # ── Dead letters ──
 

@@ -10,7 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from pipeline.log import Log
-from pipeline.store import books
+from pipeline.query import delivery_metrics
+from pipeline.store import books, observations
 from pipeline.store.books import Books
 from pipeline.store.database import Database
 from schemas.topics import EVENTS, RESOLVED
@@ -22,7 +23,12 @@ Bounds = Mapping[int, tuple[int, int]]
 async def exposition(log: Log, database: Database, more: Iterable[Metric]) -> bytes:
     """The text. Unavailable when the database or the log cannot be asked."""
     snapshot = await database.read(books.read)
-    families = [*more, *_families(snapshot, await log.bounds(EVENTS), await log.bounds(RESOLVED))]
+    seen = await database.read(observations.totals)
+    families = [
+        *more,
+        *_families(snapshot, await log.bounds(EVENTS), await log.bounds(RESOLVED)),
+        *delivery_metrics.families(seen),
+    ]
     registry = CollectorRegistry()
     registry.register(_Fixed(families))
     return generate_latest(registry)
