@@ -60,8 +60,16 @@ class Collector:
     `fallback` may be replaced until the first request; without one it is a Starlette application with `routes()`, which
     a composition root adds to its own. `intake` has the counters for its /metrics."""
 
-    def __init__(self, intake: Intake, *, trusted_hops: int = 0, fallback: ASGIApp | None = None) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        *,
+        trusted_hops: int = 0,
+        consent: Mapping[str, Sequence[str]] | None = None,
+        fallback: ASGIApp | None = None,
+    ) -> None:
         self.intake = intake
+        self.consent = consent or {}
         self.counts = intake.counts
         self.trusted_hops = trusted_hops
         self.fallback: ASGIApp = fallback or Starlette(routes=self.routes())
@@ -72,7 +80,7 @@ class Collector:
 
     def routes(self) -> Sequence[BaseRoute]:
         """The other routes that SDKs call: settings, pixels, their own metrics. Each also answers OPTIONS."""
-        return sdk_routes(self.intake.sources, self.take, self.trusted_hops)
+        return sdk_routes(self.intake.sources, self.take, self.trusted_hops, self.consent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = ROUTES.get(scope["path"]) if scope["type"] == "http" else None
@@ -179,12 +187,14 @@ def create_collector(
     policies: Mapping[str, Policy] | None = None,
     bearer: Callable[[bytes], str] | None = None,
     keep_ip: KeepIp = "all",
+    consent: Mapping[str, Sequence[str]] | None = None,
     fallback: ASGIApp | None = None,
 ) -> Collector:
     """The collector over an open log. `sources` maps write keys to source names; `clock` gives UTC microseconds;
     `trusted_hops` is the number of own proxies in front, each of which adds to X-Forwarded-For. `append_timeout` in seconds:
     SDKs give up after 8 and send again. `policies` by source name; `bearer` finds the
-    source of an OAuth token, and raises Refused; `keep_ip` says which addresses of clients are kept."""
+    source of an OAuth token, and raises Refused; `keep_ip` says which addresses of clients are kept; `consent` has the
+    categories that destinations ask for, by source name, for the banners of pages."""
     intake = Intake(
         log=log,
         sources=sources,
@@ -196,4 +206,4 @@ def create_collector(
         bearer=bearer,
         keep_ip=keep_ip,
     )
-    return Collector(intake, trusted_hops=trusted_hops, fallback=fallback)
+    return Collector(intake, trusted_hops=trusted_hops, consent=consent, fallback=fallback)

@@ -27,15 +27,18 @@ log = structlog.get_logger()
 _PREFIXES: Final = ("/v1", "", "/v1/v1")
 
 
-def sdk_routes(sources: Mapping[str, str], take: Take, trusted_hops: int) -> Sequence[BaseRoute]:
-    """Starlette routes; `sources` maps write keys to source names."""
+def sdk_routes(
+    sources: Mapping[str, str], take: Take, trusted_hops: int, consent: Mapping[str, Sequence[str]]
+) -> Sequence[BaseRoute]:
+    """Starlette routes; `sources` maps write keys to source names, `consent` those to the categories that are asked for."""
 
     async def settings(request: Request) -> Response:
         write_key = request.path_params["write_key"]
         if write_key not in sources:
             return _json(request, error_body("unknown_source", "the write key is unknown"), status=404)
         host = request.headers.get("host", "")
-        return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request))))
+        categories = consent.get(sources[write_key], ())
+        return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request), categories)))
 
     async def metrics(request: Request) -> Response:
         async for _ in request.stream():
@@ -101,9 +104,10 @@ def _scheme(request: Request) -> str:
     return forwarded.rpartition(",")[2].strip().lower() if forwarded else request.url.scheme
 
 
-def _settings(write_key: str, host: str, scheme: str) -> dict[str, Any]:
+def _settings(write_key: str, host: str, scheme: str, categories: Sequence[str]) -> dict[str, Any]:
     """Everything is delivered by the server, so the only integration is ourselves. No object may be null (Kotlin), the
-    host has no scheme (mobile), and the retry limits keep Swift and Kotlin from trying for ever."""
+    host has no scheme (mobile), and the retry limits keep Swift and Kotlin from trying for ever. A consent banner sends what a
+    person said of the categories named; profiles need no consent, so it never keeps the SDK from starting."""
     ourselves: dict[str, Any] = {
         "apiKey": write_key,
         "apiHost": f"{host}/v1",
@@ -126,7 +130,7 @@ def _settings(write_key: str, host: str, scheme: str) -> dict[str, Any]:
         "middlewareSettings": {"routingRules": []},
         "enabledMiddleware": {},
         "metrics": {"sampleRate": 0},
-        "consentSettings": {"allCategories": [], "hasUnmappedDestinations": True},
+        "consentSettings": {"allCategories": list(categories), "hasUnmappedDestinations": True},
         "legacyVideoPluginsEnabled": False,
         "remotePlugins": [],
         "analyticsNextEnabled": True,

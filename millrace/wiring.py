@@ -63,6 +63,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
                 trusted_hops=settings.config.collector.trusted_hops,
                 keep_ip=settings.config.collector.keep_ip,
                 policies=policies(settings),
+                consent=consent_categories(settings),
                 bearer=None if tokens is None else tokens.source,
             )
             api = create_api(
@@ -255,6 +256,17 @@ def policies(settings: Settings) -> "dict[str, Policy]":
             events_per_second=source.events_per_second,
         )
         for name, source in settings.sources.items()
+    }
+
+
+def consent_categories(settings: Settings) -> dict[str, list[str]]:
+    """Those that the destinations of each source ask for."""
+    destinations = settings.destinations.values()
+    return {
+        source: sorted(
+            {name for one in destinations if one.sources is None or source in one.sources for name in one.consent}
+        )
+        for source in settings.sources
     }
 
 

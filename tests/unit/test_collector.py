@@ -407,6 +407,15 @@ async def test_settings_keep_the_sdks_of_every_platform_with_us(app: Collector) 
     assert b"null" not in answer.body
 
 
+async def test_settings_name_the_consent_categories_of_the_sources_destinations(log: RecordingLog) -> None:
+    app = create_collector(log=log, sources={"wk": "web", "other": "app"}, consent={"web": ["ads", "analytics"]})
+    said = [(await call(app, "GET", f"/v1/projects/{key}/settings")).json["consentSettings"] for key in ("wk", "other")]
+    assert said == [
+        {"allCategories": ["ads", "analytics"], "hasUnmappedDestinations": True},
+        {"allCategories": [], "hasUnmappedDestinations": True},
+    ]
+
+
 async def test_settings_of_an_unknown_key_are_a_404_that_the_browser_may_read(app: Collector) -> None:
     """Vector 13 of the tracking API."""
     answer = await call(app, "GET", "/v1/projects/other/settings", headers={"origin": "https://shop.example"})
