@@ -125,7 +125,8 @@ class FilterConfig(_Model):
     )
 
 
-Keys = dict[str, tuple[Annotated[str, Field(min_length=1)], ...]]
+FieldPath = Annotated[str, Field(pattern=r"[^.]")]  # names something
+Keys = dict[str, tuple[FieldPath, ...]]
 
 
 class DropAction(_Model):
@@ -139,8 +140,8 @@ class SampleAction(_Model):
 
     type: Literal["SAMPLE"]
     percent: float = Field(ge=0, le=1, description="The share that is kept, from 0 to 1.")
-    path: str | None = Field(
-        None, min_length=1, description="Events with one value here are kept or dropped together, as userId."
+    path: FieldPath | None = Field(
+        None, description="Events with one value here are kept or dropped together, as userId."
     )
 
 

@@ -290,9 +290,14 @@ def _constant(value: Any) -> _Operand:
     return _Operand(lambda _: value, constant=True)
 
 
+def steps_of(path: str) -> list[str]:
+    """The names of a dotted path, none for an empty one. A backslash makes the next character a part of its name."""
+    return [re.sub(r"\\(.)", r"\1", step, flags=re.DOTALL) for step in re.findall(r"(?:[^\\.]|\\.)+", path, re.DOTALL)]
+
+
 def _path(text: str) -> _Value:
-    """The value at a dotted path; null where there is none. A backslash makes the next character a part of the name."""
-    steps = [re.sub(r"\\(.)", r"\1", step, flags=re.DOTALL) for step in re.findall(r"(?:[^\\.]|\\.)+", text, re.DOTALL)]
+    """The value at a dotted path; null where there is none."""
+    steps = steps_of(text)
     if len(steps) == 1:
         (only,) = steps
         return lambda event: event.get(only)

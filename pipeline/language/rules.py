@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from pipeline.language.filters import Condition, Filter, compile_condition, compile_filter, everything
+from pipeline.language.filters import Condition, Filter, compile_condition, compile_filter, everything, steps_of
 from schemas.config import AllowPropertiesAction, DestinationFilter, DropAction, DropPropertiesAction, SampleAction
 
 Shape = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -61,7 +61,7 @@ _WHOLE: Final = 1 << 64
 
 def _sampled(matches: Condition, action: SampleAction) -> Filter:
     """By the value at the path, else by messageId: an event that is tried again, or replayed, has the same luck."""
-    steps, share = (action.path or "messageId").split("."), action.percent * _WHOLE
+    steps, share = steps_of(action.path or "messageId"), action.percent * _WHOLE
 
     def passes(event: Mapping[str, Any]) -> bool:
         meant = matches(event)
@@ -92,13 +92,13 @@ _Keys = Sequence[tuple[Sequence[str], _Tree]]
 
 def _tree(fields: Mapping[str, Sequence[str]]) -> _Keys:
     """Containers by their steps, each with its keys."""
-    return [([] if not container else container.split("."), _nested(keys)) for container, keys in fields.items()]
+    return [(steps_of(container), _nested(keys)) for container, keys in fields.items()]
 
 
 def _nested(keys: Sequence[str]) -> _Tree:
     tree: _Tree = {}
     for key in sorted(keys):  # what is meant whole comes before what lies in it
-        *above, last = key.split(".")
+        *above, last = steps_of(key)
         place: _Tree | None = tree
         for step in above:
             place = place.setdefault(step, {}) if place is not None else None

@@ -117,6 +117,15 @@ def test_allowed_fields_are_the_only_ones_of_the_containers_named() -> None:
     assert made == {**EVENT, "properties": {"a": 1, "b": {"d": 3}, "items": [{"sku": 1}, {}, "loose"]}}
 
 
+def test_a_dot_or_a_backslash_in_a_name_is_written_behind_a_backslash() -> None:
+    event = {"properties": {"a.b": 1, "a": {"b": 2}, "c\\": 3}, "x.y": {"z": 4}}
+    fields = {"properties": [r"a\.b", r"c\\"], r"x\.y": ["z"]}
+    assert shaped(("all", {"type": "DROP_PROPERTIES", "fields": fields}), event=event) == {
+        "properties": {"a": {"b": 2}},
+        "x.y": {},
+    }
+
+
 def test_a_container_that_is_missing_or_no_object_stays_as_it_is() -> None:
     event = {"type": "page", "properties": "text"}
     assert shaped(("all", drop(properties=["a"], traits=["b"])), event=event) == event
