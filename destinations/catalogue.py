@@ -3,13 +3,14 @@
 `python -m destinations.catalogue` rewrites it; a test fails while it is stale.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
-from destinations.contract import Action, Definition
+from destinations.contract import MESSAGE_ID, Action, Definition, Payload
 from destinations.registry import definitions
 
 README: Final = Path(__file__).with_name("README.md")
@@ -41,6 +42,31 @@ def _section(one: Definition[Any, Any]) -> Iterator[str]:
     for action in one.actions:
         yield f"| `{action.name}` | {', '.join(action.types)} | {action.max_batch:,} | {action.concurrency} | {_unit(action)} |"
     yield ""
+    for action in one.actions:
+        if action.payload is not None:
+            yield from _fields(action.name, action.payload)
+    if one.presets:
+        yield from ("| shipped mapping | action | trigger |", "|---|---|---|")
+        yield from (f"| {preset.name} | `{preset.action}` | `{preset.trigger}` |" for preset in one.presets)
+        yield ""
+
+
+def _fields(name: str, payload: type[Payload]) -> Iterator[str]:
+    yield from (f"| field of `{name}` | type | default mapping | |", "|---|---|---|---|")
+    schema = payload.model_json_schema()["properties"]
+    for field, info in payload.model_fields.items():
+        if field == MESSAGE_ID:
+            continue
+        extra = info.json_schema_extra
+        mapped = extra.get("mapped") if isinstance(extra, dict) else None
+        needed = "required" if info.is_required() else "optional"
+        yield f"| `{field}` | {_type(schema[field])}, {needed} | `{json.dumps(mapped)}` | {info.description} |"
+    yield ""
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    kinds = [one.get("type", "any") for one in schema.get("anyOf", (schema,))]
+    return " or ".join(kind for kind in kinds if kind != "null")
 
 
 def _default(info: FieldInfo) -> str:

@@ -57,6 +57,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+MESSAGE_ID: Final = "message_id"
+
+
 class Payload(BaseModel):
     """Base of a mapped payload; each field is `mapped(...)`. `message_id` is filled by the engine whatever a mapping says: it is
     another for each mapping that makes a payload of one event for one action."""

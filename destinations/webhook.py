@@ -1,7 +1,7 @@
 """Posts events to an address of the customer's: JSON arrays over HTTP, signed, in order per profile.
 
 The body is a JSON array of whole events as the client sent them, with `messageId`, `timestamp`, `receivedAt`, `source`,
-`profileId` and `externalIds` set. An event may come more than once; its `messageId` tells.
+`profileId` and `externalIds` set, or of what mappings make of them. An event may come more than once; its `messageId` tells.
 
 Where `forget_url` is set, it gets one JSON object for each request to delete people: `type` (delete), `regulationId`, `externalIds`,
 `profileIds` and `deletedAt`. It may come more than once, too.
@@ -16,11 +16,23 @@ import hmac
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
-from destinations.contract import Action, Definition, Env, Filtered, Outcome, Person, RawEvent, Retry, Settings
+from destinations.contract import (
+    Action,
+    Definition,
+    Env,
+    Filtered,
+    Outcome,
+    Payload,
+    Person,
+    RawEvent,
+    Retry,
+    Settings,
+    mapped,
+)
 from destinations.outbound import fault_of, post, user_agent
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import TYPES
@@ -70,6 +82,12 @@ class WebhookSettings(Settings):
         return headers
 
 
+class Data(Payload):
+    """What a mapping makes of an event."""
+
+    data: Any = mapped({"@path": "$."}, "What stands in the array, any JSON; the whole event by default.")
+
+
 @dataclass(frozen=True, slots=True)
 class Webhook:
     """An open webhook: its settings and the world."""
@@ -103,13 +121,21 @@ async def check(webhook: Webhook) -> None:
 
 
 async def send_events(webhook: Webhook, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
-    """Posts the batch in requests of at most `batch_size` events, one after another.
+    """Posts the batch in requests of at most `batch_size` events, one after another."""
+    return await _send_all(webhook, [event["messageId"] for event in batch], batch)
 
-    Once a request has to come back later, so do the events after it: one of them may be of the same profile. A request
+
+async def send_data(webhook: Webhook, batch: Sequence[Data]) -> Sequence[Outcome]:
+    """The same with what mappings made of events."""
+    return await _send_all(webhook, [one.message_id for one in batch], [one.data for one in batch])
+
+
+async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequence[Any]) -> Sequence[Outcome]:
+    """Once a request has to come back later, so do the events after it: one of them may be of the same profile. A request
     that is rejected holds nothing back."""
     outcomes: list[Outcome] = []
     for start, bodies in requests(batch, webhook.settings.batch_size):
-        part = batch[start : start + len(bodies)]
+        part = message_ids[start : start + len(bodies)]
         try:
             outcome = await _send(webhook, part, b"[" + b",".join(bodies) + b"]")
         except CredentialsRejected as error:
@@ -122,7 +148,7 @@ async def send_events(webhook: Webhook, batch: Sequence[RawEvent]) -> Sequence[O
     return outcomes
 
 
-def requests(batch: Sequence[RawEvent], most: int) -> Iterator[tuple[int, list[bytes]]]:
+def requests(batch: Sequence[Any], most: int) -> Iterator[tuple[int, list[bytes]]]:
     """Cuts a batch into requests of at most `most` events and about MAX_BODY_BYTES: the index of the first event and
     the events as JSON. An event larger than that goes alone."""
     start, size, bodies = 0, 0, list[bytes]()
@@ -171,9 +197,8 @@ async def forget(webhook: Webhook, people: Sequence[Person]) -> Sequence[Outcome
     return outcomes
 
 
-async def _send(webhook: Webhook, events: Sequence[RawEvent], body: bytes) -> Outcome:
-    key = idempotency_key([event["messageId"] for event in events])
-    return await _post(webhook, str(webhook.settings.url), key, body)
+async def _send(webhook: Webhook, message_ids: Sequence[str], body: bytes) -> Outcome:
+    return await _post(webhook, str(webhook.settings.url), idempotency_key(message_ids), body)
 
 
 async def _post(webhook: Webhook, url: str, key: str, body: bytes) -> Outcome:
@@ -204,6 +229,15 @@ definition: Final[Definition[WebhookSettings, Webhook]] = Definition(
             types=TYPES,
             max_batch=1_000,
             deliver=send_events,
+            atomic=True,
+            concurrency=8,
+        ),
+        Action(
+            name="send_data",
+            payload=Data,
+            types=TYPES,
+            max_batch=1_000,
+            deliver=send_data,
             atomic=True,
             concurrency=8,
         ),

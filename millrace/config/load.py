@@ -4,7 +4,7 @@ Values reach no message: what pydantic says is taken without its input, and expa
 settings model of a destination may say itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from millrace.config.expand import expand
 from millrace.config.shape import explain, suggest
 from millrace.config.tree import Path, Tree, parse
 from pipeline.language.filters import FilterError, compile_filter
-from schemas.config import Config
+from schemas.config import Config, MappingConfig
 from schemas.errors import ConfigError
 from schemas.identity import BUILT_IN, LEGACY
 
@@ -138,7 +138,23 @@ class _Check:
             valid = self._validate(models[kind], {} if given is None else given, (*path, "settings"))
             if valid is not None:
                 settings[name] = valid
+            self._mappings(kind, one.get("mappings"), (*path, "mappings"))
         return settings
+
+    def _mappings(self, kind: str, given: Any, path: Path) -> None:
+        """What the shape does not tell: actions, fields, directives, triggers."""
+        whole = _whole_mappings(given)
+        if whole is None:
+            return
+        from destinations.registry import definitions
+        from pipeline.delivery.mapping import mapping_faults
+
+        definition = definitions().get(kind)
+        if definition is not None:
+            for fault in mapping_faults(definition, whole):
+                full = (*path, *fault.path)
+                if full not in self.unknown:
+                    self.tree.fault(full, self._without_values(fault.what))
 
     # ── Between parts ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -211,6 +227,16 @@ def _without_blanks(raw: Any) -> Any:
             for name, one in whole["destinations"].items()
         }
     return whole
+
+
+def _whole_mappings(given: Any) -> Sequence[MappingConfig] | None:
+    """None unless all of them have their shape; what is wrong with it is told already."""
+    if not isinstance(given, list):
+        return None
+    try:
+        return [MappingConfig.model_validate(one) for one in given]
+    except ValidationError:
+        return None
 
 
 def _mapping(raw: Any, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from destinations.contract import Action, Definition, Payload, RawEvent
+from destinations.contract import MESSAGE_ID, Action, Definition, Payload, RawEvent
 from pipeline.delivery.limits import Destination
 from pipeline.language.filters import Filter, FilterError
 from pipeline.language.mapping import MappingError, compile_mapping
@@ -19,7 +19,6 @@ from schemas.events import Resolved, materialize
 
 PAYLOAD_VALIDATION_FAILED: Final = "PAYLOAD_VALIDATION_FAILED"
 NO_MATCHING_MAPPING: Final = "NO_MATCHING_MAPPING"
-MESSAGE_ID: Final = "message_id"
 BATCH_SIZE: Final = "batch_size"
 ENABLE_BATCHING: Final = "enable_batching"  # both are fields of a mapping in the reference
 

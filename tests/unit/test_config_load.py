@@ -19,6 +19,7 @@ from schemas.config import (
     FilterConfig,
     GeoConfig,
     LogConfig,
+    MappingConfig,
     OAuthClientConfig,
     OutboundConfig,
     RetentionConfig,
@@ -331,6 +332,33 @@ def test_the_reference_file_says_everything() -> None:
                     ),
                 ),
                 consent=("shop",),
+                mappings=(
+                    MappingConfig(
+                        name="Orders",
+                        action="send_data",
+                        trigger="type = 'track' and properties.total > 0",
+                        mapping={
+                            "data": {
+                                "order": {"@path": "$.properties.order_id"},
+                                "buyer": {
+                                    "@if": {
+                                        "exists": {"@path": "$.userId"},
+                                        "then": {"@path": "$.userId"},
+                                        "else": {"@path": "$.anonymousId"},
+                                    }
+                                },
+                                "title": {"@template": "{{properties.currency}} {{properties.total}}"},
+                                "lines": {
+                                    "@arrayPath": [
+                                        "$.properties.products",
+                                        {"sku": {"@path": "$.sku"}, "name": {"@path": "$.name"}},
+                                    ]
+                                },
+                            }
+                        },
+                        batch_size=50,
+                    ),
+                ),
                 settings={"url": "http://127.0.0.1:9000/orders", "secret": "change-me"},
             ),
         },
@@ -383,6 +411,7 @@ def test_the_reference_file_names_every_key_there_is() -> None:
         OAuthClientConfig,
         DestinationConfig,
         FilterConfig,
+        MappingConfig,
         EnrichConfig,
         GeoConfig,
         IdentityConfig,
