@@ -4,7 +4,7 @@ The engine owns everything else: subscription, filters, batching, concurrency, r
 the ledger. Nothing to inherit, nothing to register: a module in `destinations/` with a `definition` is found.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -55,6 +55,10 @@ class Settings(BaseModel):
     """Base of a destination's settings. Unknown keys are faults; secrets are `SecretStr` and print as stars."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def faults(self, sources: Collection[str]) -> Sequence[tuple[str, str]]:
+        """What cannot stand beside these sources: names of settings, each with the fault and its remedy."""
+        return ()
 
 
 MESSAGE_ID: Final = "message_id"

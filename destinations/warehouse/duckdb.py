@@ -7,7 +7,7 @@ want to look into it; so it is opened for work and closed when there is none.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -92,6 +92,11 @@ class DuckDBSettings(Settings):
     def profiles_schema(self) -> str | None:
         """The schema of the tables of who is who; None: they are not wanted."""
         return (DEFAULT_SCHEMA if self.profiles is True else self.profiles) or None
+
+    def faults(self, sources: Collection[str]) -> Sequence[tuple[str, str]]:
+        """Tables of who is who would overwrite those of a source in the same schema."""
+        taken = [one for one in sources if schema_name(one) == self.profiles_schema]
+        return [("profiles", f"is the schema of source {one} too; name another") for one in taken]
 
 
 class _Refused(Exception):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from destinations.contract import Settings
 from millrace.config.expand import expand
 from millrace.config.shape import explain, suggest
 from millrace.config.tree import Path, Tree, parse
@@ -74,6 +75,7 @@ class _Check:
         config = self._validate(Config, raw, ())
         settings = self._settings(raw, models()) if models is not None else {}
         self._cross_references(raw)
+        self._between(settings, _mapping(raw, "sources") or {"default": None})
         return Loaded(config, settings) if config is not None and not tree.faults else None
 
     # ── Variables ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,6 +178,12 @@ class _Check:
                 if isinstance(source, str) and source not in sources and path not in self.unknown:
                     self.tree.fault(path, f"unknown source; {suggest(source, list(sources))}")
             self._expressions(("destinations", name), one)
+
+    def _between(self, settings: Mapping[str, BaseModel], sources: Mapping[str, Any]) -> None:
+        for name, one in settings.items():
+            if isinstance(one, Settings):
+                for key, what in one.faults(list(sources)):
+                    self.tree.fault(("destinations", name, "settings", key), what)
 
     def _expressions(self, above: Path, destination: Any) -> None:
         filters = destination.get("filters") if isinstance(destination, dict) else None

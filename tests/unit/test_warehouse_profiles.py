@@ -5,9 +5,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from destinations.contract import DELIVERED, Delivered, Person, Retry
 from destinations.warehouse.duckdb import DuckDBSettings, hear
+from millrace.config.load import load_text
 from schemas.changes import Cause, ProfileChange, Removed, identifier_hash
+from schemas.errors import ConfigError
 from schemas.events import ExternalId
 from tests.unit.test_warehouse_duckdb import Rows, call, load, query, warehouse
 
@@ -236,6 +240,18 @@ async def test_a_source_that_comes_later_does_not_get_into_the_schema_of_profile
     assert query(
         tmp_path, "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'profiles' AND table_name = 'tracks'"
     ) == [(0,)]
+
+
+def test_a_configuration_with_a_source_of_that_schema_is_refused() -> None:
+    text = (
+        "sources: {profiles: {write_key: key-of-profiles}}\ndestinations: {w: {type: duckdb, settings: {profiles: %s}}}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_text(text % "true", "millrace.yaml", {}, lambda: {"duckdb": DuckDBSettings})
+    assert list(caught.value.faults) == [
+        "millrace.yaml:2 destinations.w.settings.profiles: is the schema of source profiles too; name another"
+    ]
+    assert load_text(text % "people", "millrace.yaml", {}, lambda: {"duckdb": DuckDBSettings}).settings
 
 
 def test_nothing_is_heard_where_no_tables_are_wanted() -> None:
