@@ -1,5 +1,6 @@
 """`millrace filters test`: an expression over events of a file or of the log."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from millrace.cli import commands
+from pipeline.log import Record, open_log
+from schemas.events import Origin
+from schemas.topics import RESOLVED
+from tests.unit.delivery_world import resolved
+from tests.unit.test_cli_commands import Said, millrace
 
 EVENTS = [
     {"type": "track", "event": "Paid", "messageId": "m1", "properties": {"total": 9}},
@@ -94,6 +100,18 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path, line: str, problem: st
     done = run("all", "--events", str(path))
     assert (done.exit_code, done.stdout) == (2, "")
     assert problem in done.stderr
+
+
+def test_without_a_file_the_events_of_the_log_are_asked_as_destinations_get_them(tmp_path: Path) -> None:
+    async def fill() -> None:
+        async with open_log(f"embedded://{tmp_path}/log", partitions=1) as log:
+            values = [resolved(f"m{n}", "p1", Origin(0, n), properties={"total": n}) for n in range(4)]
+            await log.append(RESOLVED, [Record(b"p1", value, 1_700_000_000_000) for value in values])
+
+    asyncio.run(fill())
+    asked = ("filters", "test", "source = 'web' and properties.total > 0", "--data", ".", "--examples", "0")
+    assert millrace(tmp_path, *asked, "--since", "2020-01-01") == Said(0, "3 pass\n1 do not pass\n", "")
+    assert millrace(tmp_path, *asked) == Said(0, "no events; widen --since, or name a file with --events\n", "")
 
 
 def test_a_file_and_the_log_exclude_each_other(sample: str) -> None:
