@@ -529,12 +529,22 @@ class DeadLetterList(Shape):
     cursor: Cursor
 
 
+class ExchangeSample(Shape):
+    """What was sent to a service and what it said, with nothing secret or personal in it."""
+
+    at: str
+    message_id: str
+    request: Any
+    answer: Any
+
+
 class DeadLetterView(DeadLetter):
     """A letter with its event. `event` is what the destination would be shown, None when the record cannot be read;
     `record` are the original bytes in base64, None when they are gone."""
 
     event: Mapping[str, Any] | None
     record: str | None
+    sample: ExchangeSample | None = Field(description="The latest exchange with the service that ended in this cause.")
 
 
 class DeadLetterViews(Shape):

@@ -282,6 +282,10 @@ def _print_letter(one: Any) -> None:
     click.echo(one["remedy"])
     click.echo("event:")
     click.echo(json.dumps(one["event"], indent=2, ensure_ascii=False))
+    if one["sample"] is not None:
+        sample = one["sample"]
+        click.echo(f"exchange of {sample['at']} for {sample['message_id']}:")
+        click.echo(json.dumps({key: sample[key] for key in ("request", "answer")}, indent=2, ensure_ascii=False))
     sends = one["sends"]
     if sends["reason"] is not None:
         click.echo(f"no request: {sends['reason']}")

@@ -41,7 +41,7 @@ STILL_PENDING: Final = "REPLAY_STILL_PENDING"
 DEAD_LETTER: Final = "REPLAY_DEAD_LETTER"
 PURGED: Final = "REPLAY_PURGED"
 
-_LEASE: Final = 30.0  # seconds after which another process takes over from one that is gone
+_LEASE: Final = 10.0  # seconds after which another process takes over from one that is gone
 _READ: Final = 1_000  # records at once
 _SLICE: Final = 0.2  # seconds' worth of events handed on at once
 

@@ -13,7 +13,7 @@ from pipeline.query.pages import limit_of, opened, sealed
 from pipeline.query.times import micros_of
 from pipeline.store import letters
 from pipeline.store.database import Database
-from pipeline.store.letters import Chosen, Group, Letter, Place
+from pipeline.store.letters import Chosen, Group, Letter, Place, Sample
 from pipeline.store.replays import destination_of
 from schemas.api import (
     Cursor,
@@ -23,12 +23,14 @@ from schemas.api import (
     DeadLettersPage,
     DeadLetterView,
     DeadLetterViews,
+    ExchangeSample,
     LettersChosen,
     LettersMoved,
 )
 from schemas.causes import remedy_of
 from schemas.errors import Refused
 from schemas.events import decode_resolved, iso, materialize
+from schemas.exact_json import json_loads
 from schemas.openapi import TEXT, Parameter, whole
 
 MOST_GROUPS: Final = 500
@@ -84,10 +86,17 @@ async def listed(database: Database, destination: str, query: Mapping[str, str],
 async def show(database: Database, message_id: str) -> DeadLetterViews:
     """What is dead of an event. Refused when nothing is."""
     wanted = message_id.replace("\0", "\ufffd")
-    found = await database.read(partial(letters.of_message, message_id=wanted, most=SHOWN))
+
+    def read(connection: Connection) -> list[DeadLetterView]:
+        return [
+            _view(letter, value, letters.sample_of(connection, destination_of(letter.destination), letter.cause))
+            for letter, value in letters.of_message(connection, wanted, SHOWN)
+        ]
+
+    found = await database.read(read)
     if not found:
         raise Refused("not_found", "No dead letter has this messageId; `millrace event` tells its path.", status=404)
-    return DeadLetterViews(letters=[_view(letter, value) for letter, value in found])
+    return DeadLetterViews(letters=found)
 
 
 async def retry(database: Database, destinations: Collection[str], body: dict[str, Any]) -> LettersMoved:
@@ -197,11 +206,21 @@ def _facts(one: Letter) -> dict[str, Any]:
     }
 
 
-def _view(letter: Letter, value: bytes | None) -> DeadLetterView:
+def _view(letter: Letter, value: bytes | None, sample: Sample | None) -> DeadLetterView:
     return DeadLetterView(
         **_facts(letter),
         event=None if value is None else _event(value),
         record=None if value is None else base64.b64encode(value).decode(),
+        sample=None if sample is None else _exchange(sample),
+    )
+
+
+def _exchange(sample: Sample) -> ExchangeSample:
+    return ExchangeSample(
+        at=iso(sample.at),
+        message_id=sample.message_id,
+        request=json_loads(sample.request.encode()),
+        answer=json_loads(sample.answer.encode()) if sample.answer else None,
     )
 
 

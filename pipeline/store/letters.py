@@ -115,6 +115,27 @@ def of_message(connection: Connection, message_id: str, most: int) -> list[tuple
     return [(Letter(*row[:-1]), None if row.value is None else bytes(row.value)) for row in rows]
 
 
+class Sample(NamedTuple):
+    """An exchange that ended in a cause, as people may see it: JSON. `answer` is empty when there was none."""
+
+    at: int
+    message_id: str
+    request: str
+    answer: str
+
+
+def sample_of(connection: Connection, destination: str, cause: str) -> Sample | None:
+    """The latest exchange of a destination that ended in this cause."""
+    table = schema.destination_samples
+    row = connection.execute(
+        select(table.c.at, table.c.message_id, table.c.request, table.c.answer)
+        .where(table.c.destination == destination, table.c.code == cause)
+        .order_by(table.c.at.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else Sample(*row)
+
+
 def walk(
     connection: Connection, destination: str, chosen: Chosen, after: Place | None, *, most: int, looked: int
 ) -> tuple[list[Letter], Place | None]:

@@ -11,14 +11,16 @@ import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
 from pipeline.query import letters as api
-from pipeline.store import books, ledger, letters, schema
+from pipeline.store import books, bulk, ledger, letters, schema
 from pipeline.store.books import Settled
 from pipeline.store.letters import Chosen, Place
 from pipeline.store.paths import exceptions_at, outcome
+from schemas.api import ExchangeSample
 from schemas.errors import Refused
 from tests.unit.delivery_world import QUICK, DeliveryWorld, Tried, by_id
 
 LIMITS = replace(QUICK, look=0.005)
+LATE = 4_000_000_000_000_000
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -227,6 +229,21 @@ async def test_a_letter_is_shown_with_its_event_and_its_bytes(world: DeliveryWor
     assert "mapping or the service's schema" in shown.remedy
     with pytest.raises(Refused):
         await api.show(world.database, "m2")
+
+
+async def test_a_letter_is_shown_with_the_latest_exchange_that_ended_so(world: DeliveryWorld) -> None:
+    await refused(world, m1=Rejected("http 422: no such plan"))
+    exchanges = [
+        ("http 422", "no such plan", 5, "m0"),
+        ("http 422", "too long", LATE, "m1"),
+        ("http 400", "", LATE + 1, "m2"),
+    ]
+    rows = [("crm", *one, '{"body": 1}', "" if one[0] == "http 400" else '{"status": 422}') for one in exchanges]
+    await world.database.run(lambda c: bulk.upsert(c, schema.destination_samples, rows))
+    (shown,) = (await api.show(world.database, "m1")).letters
+    assert shown.sample == ExchangeSample(
+        at="2096-10-02T07:06:40.000Z", message_id="m1", request={"body": 1}, answer={"status": 422}
+    )
 
 
 async def test_groups_are_counted_in_the_index_of_the_dead(world: DeliveryWorld) -> None:
