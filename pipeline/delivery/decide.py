@@ -64,7 +64,8 @@ def rules(destination: Destination) -> Decide:
         body: _Body
         if consent:
             body = whole = _parse(_body_with_context, event.body)
-            if body.event != CONSENT_EVENT and not consented(whole.context, consent):
+            tells = event.type == "track" and body.event == CONSENT_EVENT
+            if not tells and not consented(whole.context, consent):
                 return FILTERED_BY_END_USER_CONSENT
         else:
             body = _parse(_body, event.body)

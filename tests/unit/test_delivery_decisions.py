@@ -123,6 +123,8 @@ def test_consent_concerns_only_destinations_of_categories_and_never_the_event_th
     assert rules(destination())(refused) is None
     told = resolved(event("web", "track", orjson.dumps({"event": CONSENT_EVENT, "context": context})))
     assert rules(destination(consent=("ads",)))(told) is None
+    called_so = resolved(event("web", "page", orjson.dumps({"event": CONSENT_EVENT, "context": context})))
+    assert rules(destination(types=("page",), consent=("ads",)))(called_so) == "FILTERED_BY_END_USER_CONSENT"
 
 
 def test_an_expression_sees_the_event_as_destinations_get_it() -> None:
