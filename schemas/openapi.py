@@ -19,6 +19,7 @@ ERRORS: Final[Mapping[int, str]] = {
     404: "There is no such thing.",
     405: "Another method is to be used here.",
     409: "Things are no longer as the request assumes.",
+    410: "It was there, and was deleted.",
     413: "The body is too large.",
     429: "Over the rate; Retry-After says when to come again.",
     500: "A fault of ours; the log has the details.",
