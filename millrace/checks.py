@@ -15,17 +15,14 @@ Finding = tuple[str, str, str | None]
 """Name, type, and the problem with its remedy or None."""
 
 
-def check_all(settings: Settings) -> Sequence[Finding]:
-    """One finding per destination, all asked at once, in the order of the file."""
-    return asyncio.run(_check_all(settings))
+def check_all(settings: Settings, only: Sequence[str] = ()) -> Sequence[Finding]:
+    """One finding per destination, or for each of those named, all asked at once, in the order of the file."""
+    return asyncio.run(_check_all(settings, [name for name in settings.destinations if not only or name in only]))
 
 
-async def _check_all(settings: Settings) -> Sequence[Finding]:
-    problems = await asyncio.gather(*(_check(settings, name) for name in settings.destinations))
-    return [
-        (name, config.type, problem)
-        for (name, config), problem in zip(settings.destinations.items(), problems, strict=True)
-    ]
+async def _check_all(settings: Settings, names: Sequence[str]) -> Sequence[Finding]:
+    problems = await asyncio.gather(*(_check(settings, name) for name in names))
+    return [(name, settings.destinations[name].type, problem) for name, problem in zip(names, problems, strict=True)]
 
 
 async def _check(settings: Settings, name: str) -> str | None:

@@ -10,6 +10,7 @@ from millrace.cli import (
     alerts,
     asking,
     dead_letters,
+    destinations,
     filters,
     identity,
     preflight,
@@ -43,6 +44,7 @@ for command in (
     *alerts.COMMANDS,
     *preflight.COMMANDS,
     *dead_letters.COMMANDS,
+    *destinations.COMMANDS,
     *filters.COMMANDS,
     *replay.COMMANDS,
 ):

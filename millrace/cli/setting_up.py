@@ -1,10 +1,10 @@
-"""`check`, `schema`, `migrate`, `destinations`, `version`: before and around running."""
+"""`check`, `schema`, `migrate`, `version`: before and around running."""
 
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from millrace.cli.common import config_option, data_option, environment, json_option, print_json
+from millrace.cli.common import config_option, data_option, environment, print_json
 
 
 @click.command()
@@ -118,4 +118,4 @@ def version() -> None:
     click.echo(installed("millrace"))
 
 
-COMMANDS: Final = (check, schema, migrate, destinations, version)
+COMMANDS: Final = (check, schema, migrate, version)

@@ -82,7 +82,7 @@ def test_destinations_are_listed_one_a_line_or_as_json(tmp_path: Path) -> None:
 def test_a_destination_shows_its_settings(tmp_path: Path) -> None:
     said = millrace(tmp_path, "destinations", "show", "webhook")
     assert said.code == 0
-    assert "setting url (required): " in said.out
+    assert "setting url (url, required, " in said.out
     assert millrace(tmp_path, "destinations", "show", "webhok").code == 1
 
 
