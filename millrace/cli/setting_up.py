@@ -60,56 +60,6 @@ def migrate(config: str | None, data: str | None) -> None:
     click.echo(f"database {without_password(here.database_url)} is at version {version}")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def destinations(context: click.Context) -> None:
-    """The kinds of destinations there are."""
-    if context.invoked_subcommand is None:
-        context.invoke(list_destinations, as_json=False)
-
-
-@destinations.command("list")
-@json_option
-def list_destinations(as_json: bool) -> None:
-    """List them with what they do."""
-    from destinations.registry import definitions
-
-    found = definitions().values()
-    if as_json:
-        print_json([{"name": one.name, "description": one.description} for one in found])
-        return
-    width = max((len(one.name) for one in found), default=0)
-    for one in found:
-        click.echo(f"{one.name:<{width}}  {one.description}")
-
-
-@destinations.command("show")
-@click.argument("name")
-@json_option
-def show_destination(name: str, as_json: bool) -> None:
-    """What one is and takes: its settings, its actions."""
-    from destinations.registry import definition
-
-    found = definition(name)
-    settings = found.settings.model_json_schema()
-    if as_json:
-        actions = [{"name": one.name, "types": list(one.types), "max_batch": one.max_batch} for one in found.actions]
-        print_json({"name": name, "description": found.description, "settings": settings, "actions": actions})
-        return
-    click.echo(f"{name}: {found.description}")
-    for setting, about in settings.get("properties", {}).items():
-        needed = "required" if setting in settings.get("required", ()) else f"default {_default(about)}"
-        click.echo(f"setting {setting} ({needed}): {about.get('description', '')}")
-    for action in found.actions:
-        click.echo(f"action {action.name} ({', '.join(action.types)}), at most {action.max_batch} events at once")
-
-
-def _default(about: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(about["default"]) if "default" in about else "empty"
-
-
 @click.command()
 def version() -> None:
     """Print the version."""
