@@ -65,6 +65,7 @@ class _Check:
     def __init__(self, tree: Tree, variables: Mapping[str, str], *, skip_settings: bool) -> None:
         self.tree, self.variables, self.skip_settings = tree, variables, skip_settings
         self.unknown: set[Path] = set()  # scalars whose value is not known: an unset variable
+        self.filled: set[Path] = set()  # texts with variables in them
         self.expanded: set[str] = set()
 
     def run(self, models: Callable[[], SettingsModels] | None) -> Loaded | None:
@@ -101,6 +102,7 @@ class _Check:
             self.unknown.add(path)
             self.tree.fault(path, what)
 
+        self.filled.add(path)
         result = expand(text, self.variables, fault)
         if len(result) > 2:
             self.expanded.add(result)
@@ -195,7 +197,15 @@ class _Check:
                 try:
                     compile_filter(text)
                 except FilterError as error:
-                    self.tree.fault(path, str(error))
+                    self.tree.fault(path, self._said_of(path, error))
+
+    def _said_of(self, path: Path, error: FilterError) -> str:
+        """A fault quotes the expression, which may hold a secret where a variable stood."""
+        if path not in self.filled:
+            return str(error)
+        return (
+            f"is no expression once its variables are filled in (character {error.place + 1}); put a variable in quotes"
+        )
 
     def _key_ids(self, raw: Any) -> None:
         """A token request names only its key."""

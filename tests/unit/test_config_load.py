@@ -423,6 +423,16 @@ def test_the_reference_file_names_every_key_there_is() -> None:
         assert [name for name in model.model_fields if f"{name}:" not in text] == []
 
 
+def test_a_fault_of_an_expression_with_a_variable_does_not_quote_it() -> None:
+    text = "destinations:\n  crm:\n    type: crm\n    filter: {where: 'userId = 1 ${KEY}'}\n"
+    with pytest.raises(ConfigError) as raised:
+        load_text(text, "millrace.yaml", {"KEY": "hidden words"}, None)
+    assert str(raised.value) == (
+        "millrace.yaml:4 destinations.crm.filter.where: is no expression once its variables are filled in (character 12); "
+        "put a variable in quotes"
+    )
+
+
 def test_an_expression_that_is_none_is_a_fault_with_its_place_in_the_file(tmp_path: Path) -> None:
     text = """
 destinations:
