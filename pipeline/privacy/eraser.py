@@ -42,6 +42,7 @@ LEASE: Final = "eraser"
 _MICROS: Final = 1_000_000
 _STRAYS: Final = 1_000
 _REFUSALS: Final = 2_000
+_TIDY: Final = 600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +133,20 @@ class Eraser:
             await self._advance(one)
         await self._strays()
         now = time.time()
-        if now - self._tidied > 3_600.0:
+        if now - self._tidied > _TIDY:
             self._tidied = now
-            before = round((now - self._limits.retention) * _MICROS)
-            await self._database.run(lambda c: erasures.forget_old(c, before))
+            await self.tidy()
+
+    async def tidy(self) -> None:
+        """Removes what came in late, and what retention has made needless."""
+        before = _now() - round(self._limits.retention * _MICROS)
+
+        def tidy(connection: Connection) -> int:
+            erasures.forget_old(connection, before)
+            return forget.forget_samples(connection) if erasures.known_key(connection) is not None else 0
+
+        if await self._database.run(tidy):
+            await asyncio.to_thread(self._database.overwrite_deleted)
 
     async def _advance(self, one: Regulation) -> None:
         work, receipt = Work(**(one.work or {"subjects": []})), Counter(one.receipt.get("erased", {}))
@@ -298,7 +309,8 @@ class Eraser:
         def sweep(connection: Connection) -> None:
             origins = erasing.origins(connection, [one.id]) if work.formerly else set()
             more = forget.sweep(connection, work.profiles, work.formerly, origins)
-            if more:
+            more["samples"] += forget.forget_samples(connection)
+            if +more:
                 receipt.update(more)
                 _save(connection, one, work, receipt)
 

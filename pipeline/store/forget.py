@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text, update
 from pipeline.privacy.marks import mark
 from pipeline.privacy.placeholder import erased_resolved
 from pipeline.profile import base62, message_key
-from pipeline.store import bulk, schema, withdrawn
+from pipeline.store import accepted, bulk, schema, withdrawn
 from pipeline.store.accepted import Row
 from pipeline.store.erasures import PERSON, bury, key_of
 from pipeline.store.graph import load
@@ -207,6 +207,23 @@ def outstanding(connection: Connection, profiles: Collection[str]) -> dict[str, 
         )
     )
     return dict(Counter(row.destination for row in rows))
+
+
+def forget_samples(connection: Connection) -> int:
+    """Removes the examples of errors whose events are gone; how many. Nothing personal stands in them but their messageIds."""
+    table = schema.destination_samples
+    rows = connection.execute(select(table.c.destination, table.c.code, table.c.message, table.c.message_id)).all()
+    sources = [name for (name,) in connection.execute(select(schema.intake.c.source).distinct())]
+    keys = {row.message_id: {message_key(source, row.message_id) for source in sources} for row in rows}
+    known = accepted.find(connection, {key for some in keys.values() for key in some}).keys()
+    gone = [row for row in rows if known.isdisjoint(keys[row.message_id])]
+    for row in gone:
+        connection.execute(
+            delete(table).where(
+                table.c.destination == row.destination, table.c.code == row.code, table.c.message == row.message
+            )
+        )
+    return len(gone)
 
 
 # ── What splits remember ──────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,7 +203,7 @@ async def test_a_crash_at_any_point_goes_on_where_it_was(
         name = await world.ask("DELETE_ONLY", "user_id:user-mia-7", "user_id:user-bob")
         run = Database.run
 
-        async def dies(self, work):  # type: ignore[no-untyped-def]
+        async def dies(self: Database, work: Any) -> Any:
             if chance.random() < 0.3:
                 raise Died
             done = await run(self, work)
