@@ -214,6 +214,8 @@ async def measure(url: str, count: int, folder: str, sink: str) -> list[Result]:
         add("nowhere, 100 profiles a call", await deliver(log, database, [apart], count, folder), count, least, count)
         ten = [nowhere(f"ten{number}", max_batch=1_000, atomic=True) for number in range(10)]
         add("each of ten", await deliver(log, database, ten, count, folder), count * 10, least, count)
+        fifty = [nowhere(f"fifty{number}", max_batch=1_000, atomic=True) for number in range(50)]
+        add("each of fifty", await deliver(log, database, fifty, count, folder), count * 50, least, count)
         posted = await post_only(log, sink, 100, count)
         run = await deliver(log, database, [hook("hundreds", sink, 100)], count, folder)
         add("webhook, 100 a request", run, count, posted, count)

@@ -14,9 +14,10 @@ from pipeline.delivery.done import Done
 from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane
 from pipeline.delivery.mapping import NO_MATCHING_MAPPING, Route, Routing
+from pipeline.delivery.shared import whole
 from pipeline.functions.installed import Insert
 from schemas.errors import CredentialsRejected
-from schemas.events import Resolved, materialize
+from schemas.events import Resolved
 
 _OUTCOMES: Final = frozenset(one.__name__ for one in (Delivered, Retry, Rejected, Filtered))
 
@@ -142,7 +143,7 @@ def _jobs(going: Sequence[_Going], made: Attempt) -> list[deque[_Job]]:
     lanes: dict[Lane, deque[_Job]] = {}
     for one in going:
         try:
-            event = materialize(one.resolved)
+            event = whole(one.resolved)
         except ValueError as error:
             one.outcomes |= {route.name: Rejected(str(error)) for route in one.routes}
             continue

@@ -18,7 +18,7 @@ from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
-from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, rules
+from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, rules
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World
@@ -610,7 +610,7 @@ async def _decoded(batch: Batch) -> list[tuple[Record, Any]]:
     """The records of a batch with their events; others get a turn in between."""
     pairs = []
     for index, record in enumerate(batch.records, 1):
-        pairs.append((record, decode(record)))
+        pairs.append((record, decoded(batch.partition, record)))
         if index % _SLICE == 0:
             await asyncio.sleep(0)
     return pairs

@@ -10,10 +10,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pipeline.delivery.limits import Destination
+from pipeline.delivery.shared import Latest
 from pipeline.language.rules import compile_rules
 from pipeline.log import Record
 from schemas.config import FilterConfig
-from schemas.events import Event, Resolved, decode_resolved, materialize
+from schemas.events import Event, Resolved, decode_resolved
 
 SOURCE_NOT_CONNECTED: Final = "SOURCE_NOT_CONNECTED"
 UNSUPPORTED_EVENT_TYPE: Final = "UNSUPPORTED_EVENT_TYPE"
@@ -43,6 +44,16 @@ def decode(record: Record) -> Resolved | Unreadable:
         return Unreadable(str(error))
 
 
+_decoded: Final[Latest[tuple[int, int], bytes, Resolved | Unreadable]] = Latest(
+    lambda value: decode(Record(b"", value, 0))
+)
+
+
+def decoded(partition: int, record: Record) -> Resolved | Unreadable:
+    """`decode` for a record that other destinations read as well, each at its own pace."""
+    return _decoded.get((partition, record.offset), record.value, len(record.value))
+
+
 def rules(destination: Destination) -> Decide:
     """The destination's decision, with everything looked up once."""
     types = frozenset(kind for action in destination.definition.actions for kind in action.types)
@@ -63,9 +74,9 @@ def rules(destination: Destination) -> Decide:
             return UNSUPPORTED_EVENT_TYPE
         body: _Body
         if consent:
-            body = whole = _parse(_body_with_context, event.body)
+            body = stated = _parse(_body_with_context, event.body)
             tells = event.type == "track" and body.event == CONSENT_EVENT
-            if not tells and not consented(whole.context, consent):
+            if not tells and not consented(stated.context, consent):
                 return FILTERED_BY_END_USER_CONSENT
         else:
             body = _parse(_body, event.body)
@@ -74,7 +85,7 @@ def rules(destination: Destination) -> Decide:
             return FILTERED_BY_INTEGRATIONS_OBJECT
         if body.metadata is not None and sent_by_device(body.metadata, names):
             return MESSAGE_SENT_CLIENT_SIDE
-        if not plain(event, body) or (passes is not None and not passes(materialize(resolved))):
+        if not plain(event, body) or (passes is not None and not passes(whole(resolved))):
             return FILTERED_BY_RULES
         return None
 

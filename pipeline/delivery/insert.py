@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from destinations.contract import Filtered, Outcome, Rejected, Retry
 from pipeline.delivery.decide import FILTERED_BY_RULES
 from pipeline.delivery.lanes import Item, Lane
+from pipeline.delivery.shared import whole
 from pipeline.functions.installed import Insert
 from pipeline.functions.shape import changed
 from pipeline.language.rules import Shape, Withheld
-from schemas.events import Resolved, materialize
+from schemas.events import Resolved
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ def shaping(shape: Shape | None, insert: Insert | None) -> Insert | None:
 
 
 def _shaped(shape: Shape, resolved: Resolved) -> Resolved | Outcome:
-    event = materialize(resolved)
+    event = whole(resolved)
     try:
         made = shape(event)
         if made is event:

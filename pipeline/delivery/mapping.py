@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from destinations.contract import MESSAGE_ID, Action, Definition, Payload, RawEvent
 from pipeline.delivery.limits import Destination
+from pipeline.delivery.shared import whole
 from pipeline.language.filters import Filter, FilterError
 from pipeline.language.mapping import MappingError, compile_mapping
 from pipeline.language.rules import compile_rules
 from pipeline.language.triggers import compile_trigger
 from schemas.config import MappingConfig
-from schemas.events import Resolved, materialize
+from schemas.events import Resolved
 
 PAYLOAD_VALIDATION_FAILED: Final = "PAYLOAD_VALIDATION_FAILED"
 NO_MATCHING_MAPPING: Final = "NO_MATCHING_MAPPING"
@@ -56,7 +57,7 @@ class Routing:
         routes = self.of_type(resolved.event.type)
         if not any(route.trigger for route in routes):
             return routes
-        event: RawEvent = materialize(resolved)
+        event = whole(resolved)
         if self.shape is not None:
             event = self.shape(event)
         return [route for route in routes if route.trigger is None or route.trigger(event)]

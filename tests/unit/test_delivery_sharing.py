@@ -1,0 +1,52 @@
+"""Destinations of one process share what they read."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.delivery.shared import Latest
+
+
+def test_what_one_has_made_serves_the_others() -> None:
+    made: list[str] = []
+
+    def make(source: str) -> str:
+        made.append(source)
+        return source.upper()
+
+    latest: Latest[int, str, str] = Latest(make)
+    assert [latest.get(place, text, 1) for place, text in [(1, "a"), (2, "b"), (1, "a"), (2, "b")]] == ["A", "B"] * 2
+    assert made == ["a", "b"]
+
+
+def test_a_place_that_holds_something_else_by_now_is_read_again() -> None:
+    """Another log, or a record that was erased where it stands."""
+    latest: Latest[int, str, str] = Latest(str.upper)
+    assert [latest.get(1, text, 1) for text in ("a", "b", "a")] == ["A", "B", "A"]
+
+
+def test_what_is_kept_is_bounded_by_bytes_and_the_oldest_goes_first() -> None:
+    made: list[bytes] = []
+
+    def make(source: bytes) -> int:
+        made.append(source)
+        return len(source)
+
+    latest: Latest[int, bytes, int] = Latest(make, most=10)
+    sources: Sequence[bytes] = [b"a" * 4, b"b" * 4, b"c" * 4]
+    for place in (0, 1, 2, 2, 1, 0):
+        latest.get(place, sources[place], 4)
+    assert made == [sources[0], sources[1], sources[2], sources[0]]
+
+
+def test_what_is_larger_than_the_bound_is_made_and_not_kept() -> None:
+    latest: Latest[int, bytes, int] = Latest(len, most=10)
+    assert [latest.get(1, b"x" * 11, 11) for _ in range(2)] == [11, 11]
+
+
+def test_what_cannot_be_made_is_tried_again() -> None:
+    latest: Latest[int, str, int] = Latest(int)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="invalid literal"):
+            latest.get(1, "x", 1)
+    assert latest.get(1, "7", 1) == 7
