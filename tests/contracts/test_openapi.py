@@ -119,7 +119,7 @@ def test_the_document_names_every_resource_of_the_profile_api(tmp_path: Path) ->
     database = Database(f"sqlite:///{tmp_path}/none.sqlite")
     api = ProfileApi(None, database, api_token=TOKEN)  # type: ignore[arg-type]  # only its table of contents is looked at
     names = {one.path.rpartition("/")[2] for one in PROFILES}
-    assert names == {*api.resources, *api.posts, "profiles"}
+    assert names == {*api.resources, *api.posts, "profiles", "delete"}
     database.close()
 
 
