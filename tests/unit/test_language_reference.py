@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from millrace.config.load import load_text
+from pipeline.delivery import decide
 from pipeline.delivery.decide import consented
 from pipeline.language.filters import compile_condition
 
@@ -26,6 +27,11 @@ def test_an_example_comes_to_what_it_says(expression: str, says: str) -> None:
 @pytest.mark.parametrize(("consent", "says"), CONSENT)
 def test_an_example_of_consent_comes_to_what_it_says(consent: str, says: str) -> None:
     assert consented({"consent": json.loads(consent)}, ["advertising", "analytics"]) is (says == "passes")
+
+
+def test_every_reason_for_which_an_event_is_kept_back_has_a_remedy() -> None:
+    reasons = {value for name, value in vars(decide).items() if name == value and name.isupper()}
+    assert set(re.findall(r"^\| `([A-Z_]+)` \| \w", FILTERS, re.MULTILINE)) == reasons
 
 
 def test_the_examples_are_found() -> None:
