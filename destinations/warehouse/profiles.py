@@ -17,6 +17,7 @@ from destinations.warehouse.rows import TEXT_COLUMNS, TIME_COLUMNS, Chunk, Rows,
 from schemas.changes import Cause, ProfileChange, identifier_hash
 from schemas.events import iso
 from schemas.exact_json import json_loads
+from schemas.topics import INTERNAL_SOURCE
 
 OWNER: Final = "profiles of all sources"  # no source can be called so
 DEFAULT_SCHEMA: Final = "profiles"
@@ -185,7 +186,7 @@ class Profiles:
             return []
         pointers = Pointers(self._pointers({one["profileId"] for one in known}))
         held = self._held({pointers.canonical(one["profileId"]) for one in known})
-        fresh: dict[tuple[str, str], tuple[Write, RawEvent]] = {}
+        fresh: dict[tuple[str, str], Write] = {}
         rows = []
         for one in known:
             segment, clock = (
@@ -193,11 +194,13 @@ class Profiles:
                 (min(one["timestamp"], one["receivedAt"]), one["receivedAt"], one["messageId"]),
             )
             now = held.setdefault(pointers.canonical(segment), {})
-            touched = {}
+            told, touched = one.get("source") == INTERNAL_SOURCE, {}
             for name, value in one["traits"].items():
                 write, before = Write(*clock, None if value is None else json_text(value)), now.get(name)
-                if (segment, name) not in fresh or fresh[segment, name][0][:3] < clock:
-                    fresh[segment, name] = write, one
+                if told and before is not None and before.json == write.json:
+                    continue  # known, since a time that later writes are to be measured by
+                if (segment, name) not in fresh or fresh[segment, name][:3] < clock:
+                    fresh[segment, name] = write
                 if before is None or before[:3] < clock:
                     now[name] = write
                     if write.json != (None if before is None else before.json):
@@ -221,20 +224,20 @@ class Profiles:
             _newer(found.setdefault(profile, {}), name, Write(*columns))
         return found
 
-    def _write(self, fresh: Mapping[tuple[str, str], tuple[Write, RawEvent]]) -> None:
+    def _write(self, fresh: Mapping[tuple[str, str], Write]) -> None:
         """Lets newer writes take the place of what is stored."""
         columns: dict[str, Any] = {
             "segment_id": array_of("text", [segment for segment, _ in fresh]),
             "name": array_of("text", [name for _, name in fresh]),
             "value": array_of(
-                "text", [None if w.json is None else text_of(json_loads(w.json)) for w, _ in fresh.values()]
+                "text", [None if w.json is None else text_of(json_loads(w.json)) for w in fresh.values()]
             ),
-            "json": array_of("text", [write.json for write, _ in fresh.values()]),
-            "happened": array_of("text", [write.at for write, _ in fresh.values()]),
-            "received": array_of("text", [write.received for write, _ in fresh.values()]),
-            "message": array_of("text", [write.message for write, _ in fresh.values()]),
-            "timestamp": times_of([write.at for write, _ in fresh.values()])[0],
-            "received_at": times_of([write.received for write, _ in fresh.values()])[0],
+            "json": array_of("text", [write.json for write in fresh.values()]),
+            "happened": array_of("text", [write.at for write in fresh.values()]),
+            "received": array_of("text", [write.received for write in fresh.values()]),
+            "message": array_of("text", [write.message for write in fresh.values()]),
+            "timestamp": times_of([write.at for write in fresh.values()])[0],
+            "received_at": times_of([write.received for write in fresh.values()])[0],
         }
         same = "t.segment_id = f.segment_id AND t.name = f.name"
         with self._file.given("_fresh", columns):
