@@ -55,6 +55,7 @@ VECTORS: list[tuple[Any, Any]] = [
     ({"@path": "$.l[1].k"}, 2),
     ({"@path": "$.a.q"}, REMOVED),
     ({"@path": "$.e.q"}, ""),
+    ({"@liquid": "{{s | upcase}}{{n}}"}, "HI"),
 ]
 """Checked against the published implementation."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 
+from pipeline.language.mapping.liquid import LiquidError, compile_liquid
 from pipeline.language.mapping.paths import UNDEFINED, Value, at
 from pipeline.language.mapping.shapes import flattened, is_blank, is_truthy, without_nulls
 from pipeline.language.mapping.texts import json_text, template, text_of
@@ -367,6 +368,15 @@ def _exclude_when_null(compiler: _Compiler, given: Any, path: Path, keep: int) -
     return value
 
 
+def _liquid(compiler: _Compiler, given: Any, path: Path, keep: int) -> Value:
+    if not isinstance(given, str):
+        return compiler.fault(path, "must be a text; put it in quotes")
+    try:
+        return compile_liquid(given)
+    except LiquidError as error:
+        return compiler.fault(path, str(error))
+
+
 _DIRECTIVES: Final[Mapping[str, Callable[[_Compiler, Any, Path, int], Value]]] = {
     "@arrayPath": _array_path,
     "@case": _case,
@@ -374,6 +384,7 @@ _DIRECTIVES: Final[Mapping[str, Callable[[_Compiler, Any, Path, int], Value]]] =
     "@flatten": _flatten,
     "@if": _if,
     "@json": _json,
+    "@liquid": _liquid,
     "@literal": _literal,
     "@merge": _merge,
     "@path": _path,
