@@ -94,7 +94,8 @@ class File(Protocol):
 
 
 class Write(NamedTuple):
-    """The newest write of a trait: when, in the order of writes, and what, as JSON; None: it was removed."""
+    """The newest write of a trait: when, in the order of writes, and what, as JSON; None: it was removed. Events say their times in
+    milliseconds; of two in the same one the greater message id is the later."""
 
     at: str
     received: str

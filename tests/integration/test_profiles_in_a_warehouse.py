@@ -85,9 +85,9 @@ async def running(log: Log, database: Database, folder: Path) -> AsyncIterator[N
 
 async def put(log: Log, chance: random.Random, part: int) -> None:
     """A hundred events of a few people with several devices."""
-    records = []
+    records, began = [], time.time_ns() // 1000 - 100_000
     for number in range(100):
-        person, now = chance.randrange(12), time.time_ns() // 1000
+        person, now = chance.randrange(12), began + number * 1_000  # destinations see milliseconds
         user = f"u{person}" if chance.random() < 0.4 else None
         body: dict[str, Any] = {}
         if chance.random() < 0.5:

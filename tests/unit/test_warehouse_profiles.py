@@ -116,7 +116,7 @@ async def test_the_order_in_which_changes_and_events_come_does_not_matter_for_wh
     found = []
     parts: tuple[list[Any], ...] = (EXAMPLE[:2], EXAMPLE[2:3], EXAMPLE[3:], [first], [second])
     for number, order in enumerate(permutations(parts)):
-        if number % 7:
+        if number % 29:
             continue  # a sample: each opens a file
         folder = tmp_path / str(number)
         async with warehouse(folder, profiles=True) as opened:
