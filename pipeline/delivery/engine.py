@@ -19,6 +19,7 @@ from pipeline.delivery.poll import micros
 from pipeline.delivery.replay import run_replays
 from pipeline.delivery.retry import ceiling
 from pipeline.log import Log
+from pipeline.query.balance import begin
 from pipeline.store import folding, ledger, observations
 from pipeline.store.database import Database
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
@@ -127,6 +128,7 @@ async def _deliver(
         hearing = keep_hearing(destination, client, events, stop=stop, limits=limits, world=world)
         await stack.enter_async_context(beside(hearing))
         observer = await stack.enter_async_context(observed(destination, database, world))
+        await begin(events, database, destination.name)
         while not stop.is_set():
             courier = Courier(
                 destination,

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import partial
+from sys import maxsize
 from typing import Final, TypeVar
 
 import orjson
@@ -16,7 +17,7 @@ from sqlalchemy import Connection
 
 from pipeline.log import Log, Record
 from pipeline.profile import message_key
-from pipeline.store import accepted, books, erasures
+from pipeline.store import accepted, baselines, books, erasures
 from pipeline.store.accepted import Applied
 from pipeline.store.books import Books, Intake, Settled
 from pipeline.store.database import Database
@@ -64,8 +65,31 @@ async def balance(log: Log, database: Database, destinations: Collection[str], *
     )
 
 
+async def begin(log: Log, database: Database, name: str) -> None:
+    """To be awaited before a destination reads for the first time: notes what retention has removed before it was there, so that
+    its books begin after that. Reads the log once, and only when something was removed."""
+    if await database.read(lambda connection: baselines.counted(connection, name)):
+        return
+    missed: dict[str, int] = {}
+    if any(first > 0 for first, _ in (await log.bounds(RESOLVED)).values()):
+        snapshot = await database.read(books.read)
+        unread = await _unread(log, database, snapshot, [name], maxsize)
+        assert unread is not None, "no backlog is that long"
+        missed = {source: max(0, one.accepted - unread[name][source]) for source, one in snapshot.intake.items()}
+    await database.run(lambda connection: baselines.note(connection, name, missed))
+
+
+def _baseline(snapshot: Books, name: str, source: str, unread: int | None) -> int:
+    """What the destination has missed. Of one that has not begun that is whatever it does not find in the log."""
+    known = snapshot.baselines.get(name)
+    if known is not None or any(one == name for one, _ in snapshot.positions):
+        return (known or {}).get(source, 0)
+    return 0 if unread is None else max(0, snapshot.intake[source].accepted - unread)
+
+
 def _row(snapshot: Books, name: str, source: str, unread: int | None) -> DestinationBalance:
-    accepted, settled = snapshot.intake[source].accepted, snapshot.settled.get((name, source), Settled())
+    accepted = snapshot.intake[source].accepted - _baseline(snapshot, name, source, unread)
+    settled = snapshot.settled.get((name, source), Settled())
     pending = None if unread is None else unread + snapshot.outstanding.get((name, source), 0)
     done = settled.delivered + settled.filtered + settled.dead + settled.purged
     return DestinationBalance(

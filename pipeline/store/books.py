@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from pipeline.store import schema
+from pipeline.store import baselines, schema
 from pipeline.store.ledger import OUTSTANDING
 
 
@@ -49,6 +49,7 @@ class Books:
     positions: Mapping[tuple[str, int], tuple[int, str]]  # next offset, marks as JSON
     oldest: Mapping[str, int]  # destination -> when its oldest outstanding event was first tried
     replays: Mapping[str, "Replayed"]  # by name in the ledger
+    baselines: Mapping[str, Mapping[str, int]]  # by destination and source, see `baselines.read`
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def read(connection: Connection) -> Books:
             )
         },
         replays=_replays(connection, settled),
+        baselines=baselines.read(connection),
     )
 
 
