@@ -322,7 +322,7 @@ def test_mappings_without_a_name_are_called_like_their_action() -> None:
 
 
 def test_done_comes_back_as_it_was() -> None:
-    done = {"a": DELIVERED, "b": Filtered("X"), "c": Rejected("http 422")}
+    done: dict[str, Outcome] = {"a": DELIVERED, "b": Filtered("X"), "c": Rejected("http 422")}
     assert (decode_done(encode_done(done)), encode_done({}), dict(decode_done(""))) == (done, "", {})
 
 
