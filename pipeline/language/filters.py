@@ -21,6 +21,7 @@ Condition = Callable[[Mapping[str, Any]], bool | None]
 LENGTH_LIMIT: Final = 5_120  # bytes of an expression
 DEPTH_LIMIT: Final = 50  # of parentheses and calls
 DIGITS_LIMIT: Final = 300
+PATTERN_LIMIT: Final = 256  # characters of a pattern that an event holds, which is nobody's whom we trust
 
 
 class FilterError(ValueError):
@@ -422,7 +423,7 @@ def _matches(of: _Value, pattern: Any) -> _Value:
 def _match(text: Any, pattern: Any) -> bool:
     if text is None or pattern is None:
         return False
-    if type(text) is not str or type(pattern) is not str:
+    if type(text) is not str or type(pattern) is not str or len(pattern) > PATTERN_LIMIT:
         raise _Unevaluable
     try:
         return glob(pattern)(text) is not None

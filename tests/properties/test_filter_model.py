@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.language.filters import compile_condition
+from pipeline.language.globs import glob
 
 # ── Trees ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -228,6 +229,61 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "string": convert(lambda one: one if isinstance(one, str) else orjson.dumps(one).decode()),
     "number": number,
 }
+
+# ── Patterns ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Set:
+    negated: bool
+    ranges: tuple[tuple[str, str], ...]
+
+
+Pattern = Sequence[str | Set | None]  # a character, a set, or None for any run; "" is one character
+
+
+def pattern_text(pattern: Pattern) -> str:
+    def one(part: str | Set | None) -> str:
+        match part:
+            case None:
+                return "*"
+            case "":
+                return "?"
+            case str():
+                return re.sub(r"([*?\[\]\\^-])", r"\\\1", part)
+            case Set(negated, ranges):
+                return f"[{'^' if negated else ''}{''.join(f'{one(a)}-{one(b)}' for a, b in ranges)}]"
+
+    return "".join(map(one, pattern))
+
+
+def fits(whole: str, pattern: Pattern) -> bool:
+    if not pattern:
+        return not whole
+    first, rest = pattern[0], pattern[1:]
+    if first is None:
+        return any(fits(whole[place:], rest) for place in range(len(whole) + 1))
+    if not whole:
+        return False
+    if isinstance(first, Set):
+        taken = any(low <= whole[0] <= high for low, high in first.ranges) is not first.negated
+    else:
+        taken = first in ("", whole[0])
+    return taken and fits(whole[1:], rest)
+
+
+characters = st.sampled_from("aab*?[]^-\\\n")
+ranges = st.lists(st.tuples(characters, characters).map(lambda two: (min(two), max(two))), min_size=1, max_size=2)
+sets = st.builds(Set, st.booleans(), ranges.map(tuple))
+patterns = st.lists(characters | st.none() | st.just("") | sets, max_size=5)
+
+
+@given(st.text("aab*]\\\n", max_size=4), patterns)
+def test_a_pattern_matches_what_its_parts_do(whole: str, pattern: Pattern) -> None:
+    said = glob(pattern_text(pattern))(whole) is not None
+    seen(f"matches {said}")
+    assert said is fits(whole, pattern)
+
 
 # ── Any of them ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -221,6 +221,12 @@ def test_a_pattern_of_many_stars_takes_no_time_for_a_long_text() -> None:
     assert passes({"event": "a" * 30_000}) is False  # with backtracking: longer than the universe has been
 
 
+def test_a_pattern_that_an_event_holds_is_a_short_one() -> None:
+    passes = compile_filter("match(text, pattern)")
+    assert passes({"text": "aab", "pattern": "*" * 255 + "b"})
+    assert not passes({"text": "aab", "pattern": "*" * 256 + "b"})
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
