@@ -5,7 +5,8 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, select, text, update
 
-from pipeline.store import schema
+from pipeline.store import replays, schema
+from pipeline.store.books import is_destination
 from schemas.events import Origin
 
 _FENCE: Final = text("""
@@ -68,9 +69,15 @@ def strays(connection: Connection, most: int) -> list[Origin]:
 
 
 def behind(connection: Connection, barrier: Mapping[int, int]) -> list[tuple[str, int]]:
-    """Destinations and partitions whose position has not reached a barrier: what they read earlier may still be in memory."""
+    """Destinations and partitions whose position has not reached a barrier: what they read earlier may still be in memory. Replays
+    are among them while they are going; they end before it."""
     table = schema.destination_positions
-    rows = connection.execute(select(table.c.destination, table.c.partition, table.c.offset))
+    replaying = [one.name for one in replays.going(connection)]
+    rows = connection.execute(
+        select(table.c.destination, table.c.partition, table.c.offset).where(
+            is_destination(table.c.destination) | table.c.destination.in_(replaying)
+        )
+    )
     return sorted((row.destination, row.partition) for row in rows if row.offset < barrier.get(row.partition, 0))
 
 

@@ -20,6 +20,7 @@ from pipeline.store import accepted, bulk, schema, withdrawn
 from pipeline.store.accepted import Row
 from pipeline.store.erasures import PERSON, bury, key_of
 from pipeline.store.graph import load
+from pipeline.store.ledger import OUTSTANDING
 from pipeline.store.splits import family_of
 from schemas.changes import ProfileChange
 from schemas.events import ExternalId, Origin, decode_resolved
@@ -203,7 +204,7 @@ def outstanding(connection: Connection, profiles: Collection[str]) -> dict[str, 
     table = schema.exceptions
     rows = connection.execute(
         select(table.c.destination).where(
-            table.c.profile.in_(sorted(profiles)), table.c.state.in_(("held", "retry")), table.c.message_id == ""
+            table.c.profile.in_(sorted(profiles)), table.c.state.in_(OUTSTANDING), table.c.message_id == ""
         )
     )
     return dict(Counter(row.destination for row in rows))
