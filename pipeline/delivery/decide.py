@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pipeline.delivery.limits import Destination
-from pipeline.delivery.shared import Latest
+from pipeline.delivery.shared import Latest, whole
 from pipeline.language.rules import compile_rules
 from pipeline.log import Record
 from schemas.config import FilterConfig
