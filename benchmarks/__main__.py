@@ -20,6 +20,7 @@ NAMES = (
     "profile_api",
     "profile_changes",
     "language",
+    "mapping",
     "end_to_end",
 )
 

@@ -20,6 +20,11 @@ EVENTS = st.dictionaries(KEYS, VALUES, max_size=4)
 PATHS = st.lists(KEYS, max_size=3).map(lambda steps: "$." + ".".join(steps))
 
 
+def merged(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What is merged: objects with keys in common, and whatever else."""
+    return st.one_of(st.dictionaries(st.sampled_from("xy"), inner, min_size=1), inner)
+
+
 def directives(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(
         st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
@@ -30,7 +35,7 @@ def directives(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
             lambda four: {"@if": {four[0]: {"@path": four[1]}, "then": four[2], "else": four[3]}}
         ),
         st.tuples(PATHS, inner).map(lambda two: {"@arrayPath": list(two)}),
-        st.tuples(st.sampled_from(["left", "right"]), st.lists(inner, min_size=1, max_size=3)).map(
+        st.tuples(st.sampled_from(["left", "right"]), st.lists(merged(inner), min_size=1, max_size=3)).map(
             lambda two: {"@merge": {"direction": two[0], "objects": two[1]}}
         ),
         st.tuples(inner, st.booleans()).map(
@@ -43,7 +48,8 @@ def directives(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-MAPPINGS = st.recursive(st.one_of(PATHS.map(lambda path: {"@path": path}), SCALARS), directives, max_leaves=8)
+LEAVES = st.one_of(PATHS.map(lambda path: {"@path": path}), st.just({"@path": "$.missing"}), st.just(1), SCALARS)
+MAPPINGS = st.recursive(LEAVES, directives, max_leaves=8)
 
 # ── The naive reading ─────────────────────────────────────────────────────────────────────────────────────────────
 
