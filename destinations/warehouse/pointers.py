@@ -36,6 +36,10 @@ class Pointers:
         known = self.newest.get(segment)
         return segment if known is None else known.canonical
 
+    def family(self, canonical: str) -> set[str]:
+        """All that lead to a profile, itself among them."""
+        return self._led[canonical] | {canonical}
+
     def hear(self, change: ProfileChange) -> list[Pointer]:
         """The rows that a change adds: one for each profile that it moves, and one for each that led to such a one before."""
         rows: list[Pointer] = []

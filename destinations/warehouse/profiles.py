@@ -181,31 +181,35 @@ class Profiles:
     # Traits
 
     def identified(self, events: Iterable[RawEvent]) -> list[TraitsRow]:
-        """Takes in what identifies write, in their order; the rows of those that change a trait."""
+        """Takes in what identifies write, in their order; the rows of those that change a trait.
+
+        What is told after a split is how things are, and no newer than what it takes the place of: a late event is measured by that."""
         known = [one for one in events if _identifies(one)]
         if not known:
             return []
         pointers = Pointers(self._pointers({one["profileId"] for one in known}))
         held = self._held({pointers.canonical(one["profileId"]) for one in known})
-        fresh: dict[tuple[str, str], Write] = {}
+        fresh: dict[tuple[str, str], Write | None] = {}
         rows = []
         for one in known:
-            segment, clock = (
-                one["profileId"],
-                (min(one["timestamp"], one["receivedAt"]), one["receivedAt"], one["messageId"]),
-            )
-            now = held.setdefault(pointers.canonical(segment), {})
-            told, touched = one.get("source") == INTERNAL_SOURCE, {}
+            segment = one["profileId"]
+            canonical = pointers.canonical(segment)
+            clock = min(one["timestamp"], one["receivedAt"]), one["receivedAt"], one["messageId"]
+            now = held.setdefault(canonical, {})
+            touched = {}
             for name, value in one["traits"].items():
                 write, before = Write(*clock, None if value is None else json_text(value)), now.get(name)
-                if told and before is not None and before.json == write.json:
-                    continue  # known, since a time that later writes are to be measured by
-                if (segment, name) not in fresh or fresh[segment, name][:3] < clock:
-                    fresh[segment, name] = write
-                if before is None or before[:3] < clock:
-                    now[name] = write
-                    if write.json != (None if before is None else before.json):
-                        touched[name] = value
+                if one.get("source") == INTERNAL_SOURCE and before is not None:
+                    if before.json == write.json:
+                        continue
+                    write = before._replace(json=write.json)
+                    fresh |= {(each, name): None for each in pointers.family(canonical)}
+                    del now[name]
+                elif (known_write := fresh.get((segment, name))) is not None and known_write[:3] >= clock:
+                    continue
+                fresh[segment, name] = write
+                if _newer(now, name, write) and write.json != (None if before is None else before.json):
+                    touched[name] = value
             if touched:
                 rows.append(TraitsRow(one["messageId"], segment, _cause_of(one), touched))
         self._write(fresh)
@@ -225,26 +229,28 @@ class Profiles:
             _newer(found.setdefault(profile, {}), name, Write(*columns))
         return found
 
-    def _write(self, fresh: Mapping[tuple[str, str], Write]) -> None:
-        """Lets newer writes take the place of what is stored."""
-        columns: dict[str, Any] = {
-            "segment_id": array_of("text", [segment for segment, _ in fresh]),
-            "name": array_of("text", [name for _, name in fresh]),
-            "value": array_of(
-                "text", [None if w.json is None else text_of(json_loads(w.json)) for w in fresh.values()]
-            ),
-            "json": array_of("text", [write.json for write in fresh.values()]),
-            "happened": array_of("text", [write.at for write in fresh.values()]),
-            "received": array_of("text", [write.received for write in fresh.values()]),
-            "message": array_of("text", [write.message for write in fresh.values()]),
-            "timestamp": times_of([write.at for write in fresh.values()])[0],
-            "received_at": times_of([write.received for write in fresh.values()])[0],
-        }
+    def _write(self, fresh: Mapping[tuple[str, str], Write | None]) -> None:
+        """Lets newer writes take the place of what is stored; None removes it."""
+        gone = [key for key, write in fresh.items() if write is None]
         same = "t.segment_id = f.segment_id AND t.name = f.name"
+        with self._file.given("_fresh", _keys(gone)):
+            self._file.execute(f"DELETE FROM {self._quoted}._traits t USING _fresh f WHERE {same}")
+        kept = {key: write for key, write in fresh.items() if write is not None}
+        writes = list(kept.values())
+        columns: dict[str, Any] = {
+            **_keys(list(kept)),
+            "value": array_of("text", [None if one.json is None else text_of(json_loads(one.json)) for one in writes]),
+            "json": array_of("text", [one.json for one in writes]),
+            "happened": array_of("text", [one.at for one in writes]),
+            "received": array_of("text", [one.received for one in writes]),
+            "message": array_of("text", [one.message for one in writes]),
+            "timestamp": times_of([one.at for one in writes])[0],
+            "received_at": times_of([one.received for one in writes])[0],
+        }
         with self._file.given("_fresh", columns):
             self._file.execute(
                 f"DELETE FROM {self._quoted}._traits t USING _fresh f WHERE {same}"
-                " AND (t.happened, t.received, t.message) < (f.happened, f.received, f.message)"
+                " AND (t.happened, t.received, t.message) <= (f.happened, f.received, f.message)"
             )
             self._file.execute(
                 f"INSERT INTO {self._quoted}._traits ({', '.join(columns)}, seq, uuid_ts)"
@@ -278,6 +284,13 @@ class Profiles:
                 self._file.execute(
                     f"DELETE FROM {self._quoted}.{table} WHERE segment_id IN (SELECT segment_id FROM _gone)"
                 )
+
+
+def _keys(keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    return {
+        "segment_id": array_of("text", [segment for segment, _ in keys]),
+        "name": array_of("text", [name for _, name in keys]),
+    }
 
 
 class _Row(NamedTuple):

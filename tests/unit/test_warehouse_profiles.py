@@ -156,6 +156,20 @@ async def test_only_identifies_that_change_a_trait_have_a_row_and_each_in_order(
     assert states(tmp_path)[3] == [("P1", "age", "four"), ("P1", "city", "Rome")]
 
 
+async def test_what_is_told_after_a_split_is_no_newer_than_what_it_takes_the_place_of(tmp_path: Path) -> None:
+    told_of = identify("spl_1:unmerge:a", 50, "P1", plan=None, city="Rome", n=1) | {"source": "millrace"}
+    late = identify("T3", 20, "P1", plan="late", city="Oslo", n=0)
+    await load(tmp_path, [identify("T1", 10, "P1", plan="pro", city="Rome", n=2)], [told_of], profiles=True)
+    assert states(tmp_path)[3] == [("P1", "city", "Rome"), ("P1", "n", "1")]
+    await load(tmp_path, [late], [identify("T0", 5, "P1", city="Bern", n=9)], profiles=True)
+    assert states(tmp_path)[3] == [("P1", "city", "Oslo"), ("P1", "n", "0"), ("P1", "plan", "late")]
+    rows = "SELECT triggering_event_id, plan, city, n, __removed FROM profiles.profile_traits_updates ORDER BY seq"
+    assert query(tmp_path, rows)[1:] == [
+        ("spl_1:unmerge:a", None, None, 1, '["plan"]'),
+        ("T3", "late", "Oslo", 0, None),
+    ]
+
+
 async def test_a_merge_that_combines_traits_has_a_row_of_what_the_survivor_gained(tmp_path: Path) -> None:
     events = [identify("T1", 1, "P1", plan="free", city="Rome"), identify("T2", 3, "P2", plan="pro", city="Rome", n=1)]
     await load(tmp_path, events, profiles=True)
