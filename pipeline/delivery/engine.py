@@ -12,7 +12,6 @@ from pipeline.delivery.connecting import connected, rest
 from pipeline.delivery.courier import Courier
 from pipeline.delivery.forgetting import beside, keep_forgetting
 from pipeline.delivery.hearing import keep_hearing
-from pipeline.delivery.hearing import keep_hearing
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.observing import observed
 from pipeline.delivery.poll import micros
@@ -123,8 +122,6 @@ async def _deliver(
         client, insert = await stack.enter_async_context(connected(destination, folder, world))
         telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)
         await stack.enter_async_context(beside(telling))
-        hearing = keep_hearing(destination, client, events, stop=stop, limits=limits, world=world)
-        await stack.enter_async_context(beside(hearing))
         hearing = keep_hearing(destination, client, events, stop=stop, limits=limits, world=world)
         await stack.enter_async_context(beside(hearing))
         observer = await stack.enter_async_context(observed(destination, database, world))
