@@ -12,6 +12,7 @@ from millrace.cli import (
     dead_letters,
     destinations,
     filters,
+    functions,
     identity,
     preflight,
     privacy,
@@ -46,6 +47,7 @@ for command in (
     *dead_letters.COMMANDS,
     *destinations.COMMANDS,
     *filters.COMMANDS,
+    *functions.COMMANDS,
     *replay.COMMANDS,
 ):
     commands.add_command(command)

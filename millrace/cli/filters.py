@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from millrace.cli.common import config_option, data_option, environment, json_option, print_json
+from millrace.cli.common import config_option, data_option, json_option, print_json
+from millrace.cli.events import given, recorded_since
 from millrace.cli.moments import Moment
 from millrace.cli.preflight import EventsBar
 
@@ -61,7 +62,7 @@ def test(
         raise SystemExit(2) from error
     found = _Found(examples)
     if events is not None:
-        for event in _lines(events):
+        for event in given(events):
             found.add(event, explain(event))
     else:
         start = since or Moment().convert("1h", None, None)
@@ -76,21 +77,6 @@ def test(
 COMMANDS: Final = (filters,)
 
 
-def _lines(events: TextIO) -> Iterator[dict[str, Any]]:
-    from schemas.exact_json import json_loads
-
-    for number, line in enumerate(events, 1):
-        if not line.strip():
-            continue
-        try:
-            event = json_loads(line)
-        except ValueError as error:
-            raise click.UsageError(f"{events.name}:{number}: no JSON ({error}); write one event a line") from error
-        if not isinstance(event, dict):
-            raise click.UsageError(f"{events.name}:{number}: an event is a JSON object")
-        yield event
-
-
 def _recorded(
     config: str | None,
     data: str | None,
@@ -99,24 +85,11 @@ def _recorded(
     take: Callable[[dict[str, Any]], None],
 ) -> None:
     """Events as destinations get them."""
-    import asyncio
-
     from millrace import logs
-    from millrace.settings import load_settings
-    from millrace.wiring import open_log
-    from pipeline.delivery.preflight import recorded
     from schemas.events import materialize
 
     logs.configure("filters")
-    settings = load_settings(environment(config=config, data=data), delivers=False)
-
-    async def read() -> None:
-        async with open_log(settings) as log:
-            async for resolved in recorded(log, int(since.timestamp() * 1000), advance):
-                if resolved.event.refused is None:
-                    take(materialize(resolved))
-
-    asyncio.run(read())
+    recorded_since(config, data, since, advance, lambda resolved: take(materialize(resolved)))
 
 
 class _Found:
