@@ -15,6 +15,7 @@ NAMES = (
     "log",
     "pipeline",
     "delivery",
+    "isolation",
     "warehouse",
     "identity_scale",
     "profile_api",
