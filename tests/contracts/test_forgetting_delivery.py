@@ -21,8 +21,11 @@ from destinations.contract import (
     Retry,
     Settings,
 )
-from pipeline.delivery.engine import Destination, Limits, run_delivery
+from pipeline.delivery.engine import Destination, run_delivery
+from pipeline.delivery.engine import Limits as Bounds
 from pipeline.delivery.engine import World as Clock
+from pipeline.log import Log
+from pipeline.privacy.eraser import Eraser, Limits
 from pipeline.query.balance import balance
 from pipeline.query.privacy import regulation
 from pipeline.store.database import Database
@@ -31,7 +34,7 @@ from schemas.events import TYPES
 from tests.contracts.forgetting_world import World, opened
 
 MIA = ("user-mia-7", "anon-mia-71", "mia@shop.test", "m-mia-1", "m-mia-2")
-QUICK = Limits(
+QUICK = Bounds(
     backoff=0.01, longest_backoff=0.02, probe=0.01, longest_probe=0.02, grace=1.0, patience=0.05, failures=99
 )
 
@@ -253,6 +256,29 @@ async def test_a_destination_that_stands_still_is_fenced_and_told_when_it_moves(
         await until(world, pending=0, off=0)
     assert len(crm.forgot) == 1
     assert world.found_in(*MIA) == []
+
+
+class Kept:
+    """A log that cannot erase, as Kafka's."""
+
+    def __init__(self, log: Log) -> None:
+        self.append, self.subscribe, self.read, self.bounds = log.append, log.subscribe, log.read, log.bounds
+        self.offset_at, self.committed, self.partitions = log.offset_at, log.committed, log.partitions
+
+
+async def test_where_records_age_out_nobody_gets_them_any_more(world: World) -> None:
+    """Also a destination that comes later and reads everything there is."""
+    await events(world)
+    world.eraser = Eraser(Kept(world.log), world.database, None, Limits(retention=86_400.0))
+    crm = Crm()
+    name = await world.ask("DELETE_ONLY", "user_id:user-mia-7", destinations=["crm"], forgetful=["crm"])
+    async with delivering(world, crm):
+        done = await world.carried_out(name)
+        await until(world, delivered=1, filtered=2, pending=0, off=0)
+    assert (crm.got, len(crm.forgot)) == (["m-bob-1"], 1)
+    assert done["receipt"]["log"] == "Kafka removes the records by its retention"
+    assert done["receipt"]["log_gone_by"] > done["finishedAt"]
+    assert {one.partition("/")[0] for one in world.found_in(*MIA)} == {"log"}
 
 
 _FIELDS = ("name", "description", "settings", "connect", "check", "forget")
