@@ -69,7 +69,7 @@ def news_of(parsed: Parsed, graph: Graph, merges: Iterable[Merge]) -> News | Non
     """What an event that was applied earlier changed, as nodes and merges tell. `graph` has its ids, `merges` are those of
     the profiles that they belong to. What was forgotten since is not told."""
     event = parsed.event
-    nodes = (graph.nodes.get(str(one)) for one in (*parsed.found.ids, *parsed.found.accounts))
+    nodes = (graph.nodes.get(str(one)) for one in (*parsed.found.accounts, *parsed.found.ids))
     mapped = [one for one in nodes if one is not None and one.home is not None and _is_of(one, event)]
     merged = [one for one in merges if _is_of(one, event)]
     if not mapped and not merged:

@@ -1,6 +1,8 @@
 """What `profile-changes` is told, on SQLite and on PostgreSQL: of events, and again after a crash."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha1
@@ -132,6 +134,29 @@ def test_a_merge_that_was_undone_meanwhile_is_told_before_what_undid_it(database
     again = {one.id: one for one in changes(database, *HISTORY)}
     assert again[merged.id] == merged
     assert all(one.seq < done.split.at for one in again.values())
+
+
+def test_whatever_happened_a_history_is_told_again_as_it_was(database):  # noqa: F811
+    """Profiles merge again and again here, ids are demoted, and each poll is told anew after all of it."""
+    chance = random.Random(11)
+    polls = [[some_event(chance, poll * 20 + n) for n in range(20)] for poll in range(12)]
+    live = [changes(database, *poll, first=at * 20) for at, poll in enumerate(polls)]
+    again = [changes(database, *poll, first=at * 20) for at, poll in enumerate(polls)]
+    assert [sorted(poll) for poll in again] == [sorted(poll) for poll in live]
+    kinds = Counter(one.kind for poll in live for one in poll)
+    assert min(kinds[kind] for kind in ("created", "ids_added", "merged")) > 10
+
+
+def some_event(chance: random.Random, number: int) -> Event:
+    person = chance.randrange(15)
+    user, device = f"u{person}", f"a{chance.randrange(40)}"
+    made = event(
+        f"m{number}",
+        user=user if chance.random() < 0.5 else None,
+        anonymous=device if chance.random() < 0.8 else None,
+        traits={"email": f"e{chance.randrange(10)}@x.test"} if chance.random() < 0.4 else {},
+    )
+    return made if chance.random() < 0.8 else group(f"m{number}", user, f"g{chance.randrange(4)}")
 
 
 # ── What operators do ─────────────────────────────────────────────────────────────────────────────────────────────
