@@ -53,7 +53,7 @@ def report(simulation: "Simulation", present: "IdentityConfig", other: "Identity
     return {
         "differs": found.differs,
         "events": simulation.events,
-        "rules": _changed(*_whole(present, other)),
+        "rules": _changed(_whole(present, other), _whole(other, present)),
         "profiles": {"present": found.present, "other": found.other, "same": found.same}
         | {kind: getattr(found, kind) for kind in _KINDS},
         "ids": {"gained": found.gained, "lost": found.lost},
@@ -73,13 +73,12 @@ def _group(group: "Group") -> dict[str, Any]:
     return {"profile": group.profile, "ids": list(group.ids), "size": group.size}
 
 
-def _whole(*configs: "IdentityConfig") -> list[dict[str, Any]]:
-    """The configurations with every type that any of them names."""
+def _whole(one: "IdentityConfig", beside: "IdentityConfig") -> dict[str, Any]:
+    """The configuration, with every type that the one beside it names."""
     from schemas.identity import IdTypeConfig
 
-    names = {name: IdTypeConfig().model_dump(mode="json") for one in configs for name in one.types}
-    dumps = [one.model_dump(mode="json") for one in configs]
-    return [dump | {"types": names | dump["types"]} for dump in dumps]
+    whole = one.model_dump(mode="json")
+    return whole | {"types": {name: IdTypeConfig().model_dump(mode="json") for name in beside.types} | whole["types"]}
 
 
 def _changed(present: Any, other: Any, path: str = "") -> dict[str, Any]:
