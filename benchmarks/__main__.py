@@ -22,6 +22,7 @@ NAMES = (
     "profile_changes",
     "language",
     "mapping",
+    "forgetting",
     "end_to_end",
 )
 

@@ -120,6 +120,8 @@ class Hunt:
 
     def _doubtful(self, value: bytes) -> bytes | None:
         """The key of an event that may be theirs."""
+        if not self._hunted.ids:
+            return None
         if self._values and b"\\" not in value:
             lowered = value.lower()
             if not any(one in lowered for one in self._values):

@@ -19,9 +19,7 @@ from schemas.reasons import Reason
 
 DELETED_ID: Final = "Identifier deleted"
 
-_ANY: Final = text(
-    "SELECT CASE WHEN EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM suppressions) THEN 1 ELSE 0 END"
-)
+_ANY: Final = text("SELECT EXISTS (SELECT 1 FROM tombstones), EXISTS (SELECT 1 FROM suppressions)")
 _TOMBSTONES: Final = "SELECT mark, kind, deleted_at FROM tombstones WHERE mark {}"
 _SUPPRESSIONS: Final = "SELECT mark FROM suppressions WHERE mark {}"
 _UNCLAIM: Final = "DELETE FROM nodes WHERE profile IS NULL AND key {} RETURNING key"
@@ -42,9 +40,10 @@ class Barred:
 
 def bar(connection: Connection, work: Work, applied: Mapping[int, int], rules: Rules) -> Barred:
     """Takes out of a poll what may not pass. The ids' nodes are locked: whoever deletes them is through, or waits."""
-    if not connection.execute(_ANY).scalar_one():
+    deleted, suppressed = connection.execute(_ANY).one()
+    if not deleted and not suppressed:
         return Barred(work)
-    marks = _Marks(connection, rules)
+    marks = _Marks(connection)
     fresh = [one for one in work.events if one.origin.offset >= applied[one.origin.partition] and not one.correction]
     named = {one.origin: marks.of(one.found.ids) for one in fresh}
     unfit = {
@@ -52,7 +51,7 @@ def bar(connection: Connection, work: Work, applied: Mapping[int, int], rules: R
         for one in work.refusals
         if one.origin.offset >= applied[one.origin.partition]
     }
-    marks.look_up()
+    marks.look_up(deleted=deleted, suppressed=suppressed)
     made = Barred(work)
     events: list[Parsed] = []
     refusals: list[Refusal] = []
@@ -115,7 +114,7 @@ def _event(refusal: Refusal) -> Event:
 class _Marks:
     """The ids of a poll, hashed, and what is known of them."""
 
-    def __init__(self, connection: Connection, rules: Rules) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._key = key_of(connection)
         self._known: dict[ExternalId, bytes] = {}
@@ -131,14 +130,14 @@ class _Marks:
             found[one] = known
         return found
 
-    def look_up(self) -> None:
+    def look_up(self, *, deleted: bool, suppressed: bool) -> None:
         every = list(self._known.values())
-        self._suppressed = frozenset(
-            bytes(one) for (one,) in bulk.select(self._connection, _SUPPRESSIONS, every, kind="bytea")
-        )
-        self._deleted = {
-            (bytes(one), kind): at for one, kind, at in bulk.select(self._connection, _TOMBSTONES, every, kind="bytea")
-        }
+        if suppressed:
+            rows = bulk.select(self._connection, _SUPPRESSIONS, every, kind="bytea")
+            self._suppressed = frozenset(bytes(one) for (one,) in rows)
+        if deleted:
+            rows = bulk.select(self._connection, _TOMBSTONES, every, kind="bytea")
+            self._deleted = {(bytes(one), kind): at for one, kind, at in rows}
 
     def verdict(self, ids: Mapping[ExternalId, bytes], at: int) -> str | None:
         """Why what came with these ids at a time does not pass."""
