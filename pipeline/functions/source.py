@@ -85,17 +85,22 @@ async def _source(runner: Runner, events: Sequence[tuple[Origin, Event]], ran: R
 
 
 async def _answered(runner: Runner, sent: Sequence[bytes]) -> list[Answer]:
-    """What the function answers, asked again where it wants to be."""
+    """What the function answers, asked again where it wants to be, and where those before an event took the time: each round
+    gets at least one of these further."""
     answers = await runner.run(sent)
-    for _ in range(_TRIES - 1):
-        again = [at for at, one in enumerate(answers) if one.kind is Kind.RETRY]
-        if not again:
-            break
-        wait = json_loads(answers[again[0]].data)[1]
-        await asyncio.sleep(min(_LONGEST_PAUSE, max(0.0, wait or 0.0)))
+    tries = 1
+    while again := [at for at, one in enumerate(answers) if one.kind is Kind.LATE or _wanted(one, tries)]:
+        waits = [json_loads(answers[at].data)[1] or 0.0 for at in again if answers[at].kind is Kind.RETRY]
+        if waits:
+            tries += 1
+            await asyncio.sleep(min(_LONGEST_PAUSE, max(0.0, waits[0])))
         for at, one in zip(again, await runner.run([sent[at] for at in again]), strict=True):
             answers[at] = one
     return answers
+
+
+def _wanted(answer: Answer, tries: int) -> bool:
+    return answer.kind is Kind.RETRY and tries < _TRIES
 
 
 def _take(ran: Ran, origin: Origin, event: Event, sent: bytes, answer: Answer) -> None:

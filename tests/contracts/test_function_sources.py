@@ -218,6 +218,14 @@ async def test_what_a_split_adds_is_past_the_function_and_counts_once(tmp_path):
     assert (further.originals, further.added) == ({}, [])
 
 
+async def test_events_of_a_slow_function_are_not_refused_for_those_before_them(tmp_path):
+    code = "import time\n\ndef on_track(event, settings):\n    time.sleep(0.03)\n    return event\n"
+    events = [event(f"m{number}") for number in range(6)]
+    async with function(tmp_path / "functions", code, role="source", within=0.05) as runner:
+        ran = await through({"web": runner}, [batch(*events)])
+    assert ([one.code for one in ran.refusals], len(ran.originals)) == ([], 6)
+
+
 async def test_records_that_are_none_are_left_to_parsing(tmp_path):
     poll = [
         Batch(
