@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test nightly check bench kafka sdks browser-sdk lock clean
+.PHONY: help run test nightly check bench reference kafka sdks browser-sdk lock clean
 
 BIN := .venv/bin
 READY := .venv/.millrace
@@ -16,6 +16,7 @@ help:
 	@echo 'make nightly  ten thousand histories, hostile requests and bytes for half an hour'
 	@echo 'make check  lint and types'
 	@echo 'make bench  measure; results in benchmarks/results (ARGS chooses)'
+	@echo 'make reference  write what is made from definitions: the catalogue in destinations/README.md'
 	@echo 'make browser-sdk  put the browser SDK into the data folder, from where pages can load it (needs npm)'
 	@echo 'make lock   renew requirements.lock from pyproject.toml (ARGS="--upgrade" for newer versions)'
 	@echo 'make clean  remove what was set up; data stay'
@@ -39,6 +40,9 @@ check: $(READY)
 
 bench: $(READY) kafka
 	$(BIN)/python -m benchmarks $(ARGS)
+
+reference: $(READY)
+	$(BIN)/python -m destinations.catalogue
 
 # ── Set-up ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

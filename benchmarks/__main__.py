@@ -15,6 +15,7 @@ NAMES = (
     "log",
     "pipeline",
     "delivery",
+    "observing",
     "isolation",
     "warehouse",
     "identity_scale",
