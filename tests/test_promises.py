@@ -215,6 +215,7 @@ async def test_the_books_balance(place):
         "delivered": 20,
         "filtered": 5,
         "dead": 10,
+        "purged": 0,
         "pending": 4,
         "off": 0,
     }

@@ -4,7 +4,7 @@ import base64
 import json
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -162,7 +162,6 @@ def _move(
     ask: bool = False,
 ) -> None:
     client = api_client(data, url)
-    until = until or datetime.now(UTC)  # what dies meanwhile is not meant, and may be what was put back
     groups = list(_pages(client, "/api/dead-letters", _query(destination, cause, since, until)))
     total = sum(one["count"] for one in groups)
     if dry_run:

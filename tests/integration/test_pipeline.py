@@ -154,6 +154,7 @@ async def test_a_process_that_dies_before_it_has_emitted_is_made_up_for(log, dat
         "delivered": 0,
         "filtered": 0,
         "dead": 0,
+        "purged": 0,
         "pending": 20,
         "off": 0,
     }
