@@ -23,13 +23,15 @@ from destinations.contract import (
     mapped,
 )
 from pipeline.delivery.done import decode_done, encode_done
-from pipeline.delivery.limits import Destination
+from pipeline.delivery.limits import Destination, World
 from pipeline.delivery.mapping import mapping_faults, names_of, routing
+from pipeline.functions.installed import Functions
 from pipeline.store import schema
-from schemas.config import DestinationFilter, MappingConfig
+from schemas.config import DestinationFilter, FunctionConfig, MappingConfig
 from schemas.errors import CredentialsRejected
 from schemas.events import TYPES, decode_resolved
 from tests.unit.delivery_world import Book, DeliveryWorld, NoSettings
+from tests.unit.functions_world import write
 
 
 class Contact(Payload):
@@ -51,6 +53,7 @@ class Crm:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str]]] = []
+        self.texts: list[str] = []
         self.script: dict[str, list[Outcome | Exception]] = {}  # by call and message id: "note m1"
 
     async def answer(self, call: str, batch: Sequence[Payload]) -> Sequence[Outcome]:
@@ -69,6 +72,7 @@ class Crm:
             return await self.answer("upsert", batch)
 
         async def note(_: None, batch: Sequence[Note]) -> Sequence[Outcome]:
+            self.texts += [one.text for one in batch]
             return await self.answer("note", batch)
 
         async def check(_: None) -> None:
@@ -291,6 +295,32 @@ async def test_an_event_that_every_mapping_filters_is_filtered(world: DeliveryWo
     await world.emit("m2", "bob")
     await world.run_until_idle()
     assert await world.book() == Book(delivered=1, filtered=1)
+
+
+# ── With functions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+UPGRADE = """
+    def on_track(event, settings):
+        return event | {"event": event["event"].upper(), "properties": {"plan": "pro"}}
+"""
+
+
+async def test_triggers_see_an_event_before_a_function_and_payloads_after_it(tmp_path: Path, crm: Crm) -> None:
+    functions = Functions(folder=tmp_path / "functions", logs=tmp_path / "logs")
+    write(tmp_path / "functions", "upgrade", UPGRADE)
+    world = DeliveryWorld(tmp_path, clock=World(chance=lambda: 1.0, functions=functions))
+    mappings = [
+        MappingConfig(action="note", trigger="properties.plan = 'free'"),
+        MappingConfig(action="upsert", trigger="properties.plan = 'pro'"),
+    ]
+    mount(world, crm, mappings, function=FunctionConfig(name="upgrade"))
+    await world.emit("m1", "ann", properties={"plan": "free"})
+    await world.emit("m2", "bob", properties={"plan": "none"})
+    await world.run_until_idle()
+    assert crm.calls == [("note", ["m1"])]
+    assert crm.texts == ["CLICKED!"]
+    assert await world.book() == Book(delivered=1, filtered=1)
+    world.close()
 
 
 # ── Looked up ─────────────────────────────────────────────────────────────────────────────────────────────────────

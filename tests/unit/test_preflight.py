@@ -115,3 +115,17 @@ def test_people_see_what_changes_line_by_line(shop):
 def test_misuse_exits_2(shop, new, options, words):
     said = preflight(shop, new, *options)
     assert (said.code, said.out, words in said.err) == (2, "", True)
+
+
+def test_mappings_show_the_exact_requests_that_they_make(shop):
+    mappings = (
+        "mappings: ["
+        "{action: send_data, trigger: properties.total > 0, mapping: {data: {amount: {'@path': $.properties.total}}}}, "
+        "{action: send_data, name: Names, trigger: type = 'track', mapping: {data: {'@template': '{{event}}!'}}}], "
+    )
+    crm = report(preflight(shop, WEBHOOK.replace("settings:", f"{mappings}settings:"), "--json", "--examples", "9"))[
+        "crm"
+    ]
+    sent = [[request["body"] for request in one["after"]["sends"]] for one in crm["examples"]]
+    assert sent == [[["Signed Up!"]], [[{"amount": 5}], ["Order Completed!"]], []]
+    assert crm["not_sent"]["after"] == {"NO_MATCHING_MAPPING": 1}
