@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 
 from destinations.contract import MESSAGE_ID, Action, Definition, Payload
+from destinations.described import is_secret
 from destinations.registry import definitions
 
 README: Final = Path(__file__).with_name("README.md")
@@ -37,7 +38,9 @@ def _section(one: Definition[Any, Any]) -> Iterator[str]:
     yield from ("| setting | default | |", "|---|---|---|")
     schema = one.settings.model_json_schema()["properties"]
     for name, info in one.settings.model_fields.items():
-        yield f"| `{name}` | {_default(info)} | {info.description} {_bounds(schema[name])}".rstrip() + " |"
+        secret = "Secret." if is_secret(schema[name]) else ""
+        words = " ".join(filter(None, (info.description, _bounds(schema[name]), secret)))
+        yield f"| `{name}` | {_default(info)} | {words} |"
     yield from ("", "| action | takes | most in a batch | at once | |", "|---|---|---|---|---|")
     for action in one.actions:
         yield f"| `{action.name}` | {', '.join(action.types)} | {action.max_batch:,} | {action.concurrency} | {_unit(action)} |"

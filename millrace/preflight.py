@@ -1,14 +1,13 @@
 """A new configuration against the present one, over recorded events: who is compared, and how it is told."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
-
-from pydantic import BaseModel, SecretStr
+from typing import Any
 
 from destinations.contract import Row
 from millrace.settings import Settings, functions_folder
 from millrace.wiring import mounted, open_log
+from pipeline.delivery import redaction
 from pipeline.delivery.decide import Unreadable, decode
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.preflight import Difference, Effect, Made, Pair, Tally, compare, rehearsal
@@ -17,9 +16,6 @@ from pipeline.functions.runner import code_of
 from pipeline.log import Record
 from schemas.config import FunctionConfig
 from schemas.exact_json import json_loads
-
-STARS: Final = "**********"
-_SHORTEST_SECRET: Final = 4  # characters; shorter ones stand in too much that is none
 
 
 def pairs(before: Settings, after: Settings, only: Sequence[str]) -> tuple[list[Pair], list[str]]:
@@ -111,8 +107,8 @@ def told(one: Difference, secrets: Sequence[str]) -> dict[str, Any]:
 
 def _side(made: Made, secrets: Sequence[str]) -> dict[str, Any]:
     if not made.effects:
-        return {"sends": [], "reason": _struck(made.reason, secrets)}
-    return {"sends": [_struck(_effect(one), secrets) for one in made.effects], "reason": None}
+        return {"sends": [], "reason": redaction.struck(made.reason, secrets)}
+    return {"sends": [redaction.struck(_effect(one), secrets) for one in made.effects], "reason": None}
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
@@ -132,37 +128,6 @@ def _body(raw: bytes) -> Any:
         return raw.decode(errors="replace")
 
 
-def _struck(value: Any, secrets: Sequence[str]) -> Any:
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, STARS)
-        return value
-    if isinstance(value, dict):
-        return {name: _struck(one, secrets) for name, one in value.items()}
-    return [_struck(one, secrets) for one in value] if isinstance(value, list) else value
-
-
 def secrets_of(*all_settings: Settings) -> list[str]:
     """Every secret in the settings of destinations, the longest first."""
-    found = {
-        secret
-        for settings in all_settings
-        for one in settings.destination_settings.values()
-        for secret in _secrets(one)
-    }
-    return sorted((one for one in found if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
-
-
-def _secrets(value: Any) -> Iterator[str]:
-    match value:
-        case SecretStr():
-            yield value.get_secret_value()
-        case BaseModel():
-            for _, inner in value:
-                yield from _secrets(inner)
-        case dict():
-            for inner in value.values():
-                yield from _secrets(inner)
-        case list() | tuple():
-            for inner in value:
-                yield from _secrets(inner)
+    return redaction.secrets_of(*(one for settings in all_settings for one in settings.destination_settings.values()))
