@@ -199,6 +199,7 @@ class MappingConfig(_Model):
     )
     mapping: dict[str, Any] | None = Field(
         None,
+        repr=False,
         description="How the payload is made of the event: directives by field. All fields' defaults when left out.",
     )
     enabled: bool = Field(True, description="Whether it counts.")

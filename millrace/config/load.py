@@ -85,7 +85,7 @@ class _Check:
         if (
             self.skip_settings
             and path[:1] == ("destinations",)
-            and path[2:] in (("settings",), ("function", "settings"))
+            and path[2:] in (("settings",), ("function", "settings"), ("mappings",))
         ):
             return value
         match value:
