@@ -43,25 +43,21 @@ def test_channels(config: str | None, data: str | None) -> None:
 def _show(config: str | None, data: str | None, *, as_json: bool) -> int:
     from millrace import wiring
     from millrace.settings import load_settings
+    from pipeline.query.alerts import view
     from pipeline.store import alerts as store
-    from schemas.events import iso
 
     settings = load_settings(environment(config=config, data=data), delivers=False)
     with wiring.open_database(settings) as database:
         wiring.usable(settings, database)
-        known = [one for one in database.read_sync(store.alerts).values() if one.state in ("firing", "calming")]
+        open_ones = [one for one in database.read_sync(store.alerts).values() if one.state in ("firing", "calming")]
+    known = [view(one) for one in open_ones]
     if as_json:
-        print_json(
-            [
-                {"alert": one.name, "state": one.state, "since": iso(one.fired), "text": one.text, "remedy": one.remedy}
-                for one in known
-            ]
-        )
+        print_json([one.json_object() for one in known])
     elif not known:
         click.echo("all is well")
     else:
         for one in known:
-            click.echo(f"{one.name}, since {iso(one.fired)}: {one.text}\n  {one.remedy}")
+            click.echo(f"{one.alert}, since {one.since}: {one.text}\n  {one.remedy}")
     return 1 if known else 0
 
 
