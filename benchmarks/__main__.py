@@ -21,6 +21,7 @@ NAMES = (
     "identity_scale",
     "profile_api",
     "profile_changes",
+    "warehouse_profiles",
     "language",
     "mapping",
     "forgetting",
