@@ -1,7 +1,7 @@
 """What may not pass: events of suppressed ids, and events from before their person was deleted. Nothing is kept of them but that they came."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,30 +43,38 @@ def bar(connection: Connection, work: Work, applied: Mapping[int, int], rules: R
     deleted, suppressed = connection.execute(_ANY).one()
     if not deleted and not suppressed:
         return Barred(work)
-    marks = _Marks(connection)
     fresh = [one for one in work.events if one.origin.offset >= applied[one.origin.partition] and not one.correction]
-    named = {one.origin: marks.of(one.found.ids) for one in fresh}
     unfit = {
-        one.origin: marks.of(claims(one.body, rules))
+        one.origin: list(claims(one.body, rules))
         for one in work.refusals
         if one.origin.offset >= applied[one.origin.partition]
     }
-    marks.look_up(deleted=deleted, suppressed=suppressed)
+    named = {one for parsed in fresh for one in parsed.found.ids}.union(*unfit.values())
+    marks = _Marks(connection, named, deleted=deleted, suppressed=suppressed)
+    if not marks.touched:  # as with nearly every poll
+        return Barred(work)
+    return _parted(work, {one.origin for one in fresh}, unfit, marks)
+
+
+def _parted(work: Work, fresh: set[Origin], unfit: Mapping[Origin, Sequence[ExternalId]], marks: "_Marks") -> Barred:
     made = Barred(work)
     events: list[Parsed] = []
     refusals: list[Refusal] = []
     for parsed in work.events:
-        event, ids = parsed.event, named.get(parsed.origin)
+        event, ids = parsed.event, parsed.found.ids
+        if parsed.origin not in fresh or marks.touched.isdisjoint(ids):
+            events.append(parsed)
+            continue
         at = min(event.timestamp, event.received_at)
-        code = None if ids is None else marks.verdict(ids, at)
-        if ids is None or code is None:
-            events.append(parsed if ids is None else marks.without_deleted_ids(parsed, ids, at))
+        code = marks.verdict(ids, at)
+        if code is None:
+            events.append(marks.without_deleted_ids(parsed, at))
             continue
         made.places.append(parsed.origin)
-        made.keys.update(map(str, parsed.found.ids))
+        made.keys.update(map(str, ids))
         refusals.append(Refusal(parsed.origin, event.source, "", code, event.received_at, b""))
     for refusal in work.refusals:
-        code = marks.verdict(unfit[refusal.origin], refusal.received_at) if refusal.origin in unfit else None
+        code = marks.verdict(unfit.get(refusal.origin, ()), refusal.received_at)
         if code is not None:
             made.places.append(refusal.origin)
             refusal = refusal._replace(message_id="", code=code, body=b"")
@@ -112,47 +120,31 @@ def _event(refusal: Refusal) -> Event:
 
 
 class _Marks:
-    """The ids of a poll, hashed, and what is known of them."""
+    """What is known of the ids of a poll. `touched` are those that are suppressed or were deleted."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._key = key_of(connection)
-        self._known: dict[ExternalId, bytes] = {}
-        self._suppressed: frozenset[bytes] = frozenset()
-        self._deleted: dict[tuple[bytes, str], int] = {}
+    def __init__(self, connection: Connection, ids: Iterable[ExternalId], *, deleted: bool, suppressed: bool) -> None:
+        key = key_of(connection)
+        of = {mark(key, one): one for one in ids}
+        held = bulk.select(connection, _SUPPRESSIONS, list(of), kind="bytea") if suppressed else ()
+        gone = bulk.select(connection, _TOMBSTONES, list(of), kind="bytea") if deleted else ()
+        self._suppressed = {of[bytes(one)] for (one,) in held}
+        self._deleted = {(of[bytes(one)], kind): at for one, kind, at in gone}
+        self.touched = self._suppressed | {one for one, _ in self._deleted}
 
-    def of(self, ids: Iterable[ExternalId]) -> dict[ExternalId, bytes]:
-        found = {}
-        for one in ids:
-            known = self._known.get(one)
-            if known is None:
-                known = self._known[one] = mark(self._key, one)
-            found[one] = known
-        return found
-
-    def look_up(self, *, deleted: bool, suppressed: bool) -> None:
-        every = list(self._known.values())
-        if suppressed:
-            rows = bulk.select(self._connection, _SUPPRESSIONS, every, kind="bytea")
-            self._suppressed = frozenset(bytes(one) for (one,) in rows)
-        if deleted:
-            rows = bulk.select(self._connection, _TOMBSTONES, every, kind="bytea")
-            self._deleted = {(bytes(one), kind): at for one, kind, at in rows}
-
-    def verdict(self, ids: Mapping[ExternalId, bytes], at: int) -> str | None:
+    def verdict(self, ids: Sequence[ExternalId], at: int) -> str | None:
         """Why what came with these ids at a time does not pass."""
-        if not self._suppressed.isdisjoint(ids.values()):
+        if not self._suppressed.isdisjoint(ids):
             return Reason.SUPPRESSED
-        if any(at <= self._deleted.get((one, PERSON), -1) for one in ids.values()):
+        if any(at <= self._deleted.get((one, PERSON), -1) for one in ids):
             return Reason.DELETED
         return None
 
-    def without_deleted_ids(self, parsed: Parsed, ids: Mapping[ExternalId, bytes], at: int) -> Parsed:
+    def without_deleted_ids(self, parsed: Parsed, at: int) -> Parsed:
         """An event from before one of its ids was deleted does not bring it back."""
-        gone = {one for one, marked in ids.items() if at <= self._deleted.get((marked, IDENTIFIER), -1)}
+        found = parsed.found
+        gone = {one for one in found.ids if at <= self._deleted.get((one, IDENTIFIER), -1)}
         if not gone:
             return parsed
-        found = parsed.found
         refused = [*found.refused, *(Demoted(ExternalId(one.type, "*"), DELETED_ID) for one in sorted(gone))]
         return parsed._replace(found=found._replace(ids=[one for one in found.ids if one not in gone], refused=refused))
 
