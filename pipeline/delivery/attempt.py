@@ -113,7 +113,8 @@ def _chosen(routing: Routing, items: Sequence[Item], made: Attempt) -> Iterator[
         if routes:
             yield _Going(index, item, resolved, routes)
         elif routing.triggered:
-            made.outcomes[index] = Filtered(NO_MATCHING_MAPPING)
+            done = list(item.done.items())  # by mappings that are no more
+            made.outcomes[index] = _together(done) if done else Filtered(NO_MATCHING_MAPPING)
         else:  # listed under a configuration that took this type
             made.outcomes[index] = Rejected("UNSUPPORTED_EVENT_TYPE")
 
@@ -240,8 +241,6 @@ def _conclude(one: _Going, made: Attempt, *, named: bool) -> None:
         outcome = Retry(made.credentials or "interrupted", after=0.0)
     else:
         return
-    if isinstance(outcome, Rejected):  # put back, it does what it has not done
-        done = {name: told for name, told in done.items() if not isinstance(told, Rejected)}
     if len(one.routes) > 1:
         made.done[one.item] = done
     made.outcomes[one.index] = outcome

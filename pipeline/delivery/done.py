@@ -15,6 +15,11 @@ NOTHING: Final[Done] = MappingProxyType({})
 _WORDS: Final = {Delivered: "delivered", Filtered: "filtered", Rejected: "dead"}
 
 
+def without_rejections(done: Done) -> Done:
+    """What an event that is put back does not do again."""
+    return {name: one for name, one in done.items() if not isinstance(one, Rejected)} if done else done
+
+
 def encode_done(done: Done) -> str:
     """JSON: `{"name": ["delivered", ""]}`; empty for nothing, as mostly."""
     if not done:

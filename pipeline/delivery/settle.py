@@ -4,6 +4,7 @@ from typing import Final
 
 from destinations.contract import Delivered, Filtered, Outcome, Rejected
 from pipeline.delivery.attempt import Attempt
+from pipeline.delivery.done import without_rejections
 from pipeline.delivery.lanes import Item, State
 from pipeline.delivery.limits import Limits
 from pipeline.delivery.retry import delay
@@ -27,7 +28,9 @@ def settle(item: Item, outcome: Outcome, made: Attempt, now: float, chance: floa
     if item.state is State.RETRY and not item.listed:
         return  # it may go again from memory
     item.resolved = None
-    if item.state is not State.DEAD:
+    if item.state is State.DEAD:
+        item.done = without_rejections(item.done)
+    else:
         item.value = None
 
 

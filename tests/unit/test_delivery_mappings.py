@@ -1,7 +1,9 @@
 """Destinations with mappings: who triggers what, several for one event, each done once, in order per profile."""
 
+import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ class Crm:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str]]] = []
         self.texts: list[str] = []
+        self.delivered: list[tuple[str, str]] = []
         self.script: dict[str, list[Outcome | Exception]] = {}  # by call and message id: "note m1"
 
     async def answer(self, call: str, batch: Sequence[Payload]) -> Sequence[Outcome]:
@@ -63,6 +66,9 @@ class Crm:
     def one(self, key: str) -> Outcome:
         left = self.script.get(key)
         outcome = left.pop(0) if left else DELIVERED
+        if outcome is DELIVERED:
+            call, _, name = key.partition(" ")
+            self.delivered.append((call, name))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -275,6 +281,58 @@ async def test_a_dead_letter_that_is_put_back_does_what_it_has_not_done(world: D
     crm.calls.clear()
     await world.run_until_idle()
     assert crm.calls == [("upsert", ["m1"])]
+
+
+async def test_a_rejection_is_tried_again_when_an_event_that_grew_too_old_is_put_back(
+    world: DeliveryWorld, crm: Crm
+) -> None:
+    world.limits = replace(world.limits, age=0.0)
+    crm.script |= {"upsert m1": [Rejected("http 422")], "note m1": [Retry("http 503"), Retry("http 503")]}
+    mount(world, crm)
+    await world.emit("m1")
+    await world.run_until_idle()
+    assert [one.reason for one in world.letters()] == ["http 503: mapping note"]
+    table = schema.exceptions
+    await world.database.run(lambda connection: connection.execute(sqlalchemy.update(table).values(state="retry")))
+    crm.calls.clear()
+    crm.script.clear()
+    await world.run_until_idle()
+    assert crm.calls == [("upsert", ["m1"]), ("note", ["m1"])]
+
+
+async def test_an_event_whose_mappings_are_no_more_is_what_it_has_become(world: DeliveryWorld, crm: Crm) -> None:
+    crm.script["note m1"] = [Retry("http 503", after=0.2)]
+    mount(world, crm)
+    await world.emit("m1")
+    world.start()
+
+    async def listed() -> bool:
+        return bool(await world.listed())
+
+    await world.until(listed)
+    await world.crash()
+    world.destinations[:] = [replace(world.destinations[0], mappings=[MappingConfig(action="note", enabled=False)])]
+    await world.run_until_idle()
+    assert await world.book() == Book(delivered=1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_retried_each_mapping_gets_each_event_once_and_in_order(
+    world: DeliveryWorld, crm: Crm, seed: int
+) -> None:
+    chance = random.Random(seed)
+    names = {f"{profile}{number}": profile for number in range(6) for profile in ("ann", "bob", "eve")}
+    for name in names:
+        for call in ("upsert", "note"):
+            crm.script[f"{call} {name}"] = [Retry("http 503")] * chance.choice((0, 0, 1, 2))
+    mount(world, crm, atomic=seed % 2 == 0)
+    for name, profile in names.items():
+        await world.emit(name, profile)
+    await world.run_until_idle()
+    assert await world.book() == Book(delivered=len(names))
+    for profile in ("ann", "bob", "eve"):
+        wanted = [(call, name) for name in names if names[name] == profile for call in ("upsert", "note")]
+        assert [one for one in crm.delivered if names[one[1]] == profile] == wanted
 
 
 async def test_a_field_that_is_missing_is_a_dead_letter_without_a_call(world: DeliveryWorld, crm: Crm) -> None:
