@@ -115,7 +115,14 @@ def test_attempts_are_counted_by_outcome_and_what_was_not_tried_is_not(database:
     clock = Clock()
     seen = observer(tmp_path, clock)
     clock.seconds += 2
-    outcomes: list[Outcome | None] = [DELIVERED, DELIVERED, Retry("http 503"), Rejected("http 422"), Filtered("dropped"), None]
+    outcomes: list[Outcome | None] = [
+        DELIVERED,
+        DELIVERED,
+        Retry("http 503"),
+        Rejected("http 422"),
+        Filtered("dropped"),
+        None,
+    ]
     seen.note(Attempt([item(f"m{n}") for n in range(6)], outcomes), ())
     write(database, seen)
     found = status(database)
