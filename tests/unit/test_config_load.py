@@ -455,3 +455,42 @@ destinations:
         "millrace.yaml:10 destinations.crm.filters[1].actions[0].SAMPLE.percent: must be less than or equal to 1",
         "millrace.yaml:11 destinations.crm.consent[0]: a consent category begins with no digit; SDKs cannot name it",
     ]
+
+
+def test_every_fault_of_mappings_is_named_with_its_line() -> None:
+    from millrace.settings import settings_models
+
+    text = """destinations:
+  crm:
+    type: webhook
+    settings: {url: https://crm.example/hook}
+    mappings:
+      - action: send_dta
+      - action: send_data
+        trigger: type =
+        mapping:
+          data:
+            plan:
+              "@pth": $.properties.plan
+          other: 1
+      - action: send_events
+        mapping: {data: 1}
+      - action: send_data
+        mapping: {}
+"""
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, "millrace.yaml", {}, settings_models)
+    above = "destinations.crm.mappings"
+    assert list(caught.value.faults) == [
+        f"millrace.yaml:6 {above}[0].action: unknown action; there are send_events, send_data",
+        f"millrace.yaml:8 {above}[1].trigger: expected a path, a value or a function, found the end (character 7)",
+        f"millrace.yaml:11 {above}[1].mapping.data.plan: unknown directive @pth; did you mean @path?",
+        f"millrace.yaml:13 {above}[1].mapping.other: unknown field; send_data has data",
+        f"millrace.yaml:15 {above}[2].mapping: send_events takes whole events; leave mapping out",
+        f"millrace.yaml:17 {above}[3].mapping: needs data: What stands in the array, any JSON; the whole event by default.",
+    ]
+
+
+def test_a_process_that_does_not_deliver_needs_no_mappings() -> None:
+    text = "destinations: {crm: {type: crm, mappings: [{action: x, mapping: {data: '${UNSET}'}}]}}"
+    assert load_text(text, "millrace.yaml", {}, None).config.destinations
