@@ -40,11 +40,12 @@ async def measure(count: int, folder: str) -> list[Result]:
     enrichment = Enrichment(user_agents)
     async with open_log(f"embedded://{folder}/log") as log:
         settle()
-        before = await process(log, database, [event(n, chance) for n in range(count)], enrichment)
+        await process(log, database, [event(n, chance) for n in range(count)], enrichment)  # the store is not empty then
+        before = await process(log, database, [event(n, chance) for n in range(count, 2 * count)], enrichment)
         marks = [chance.randbytes(16) for _ in range(TOMBSTONES)]
         database.run_sync(lambda c: erasures.key_of(c))
         database.run_sync(lambda c: erasures.bury(c, marks, erasures.PERSON, time.time_ns() // 1000))
-        after = await process(log, database, [event(n, chance) for n in range(count, 2 * count)], enrichment)
+        after = await process(log, database, [event(n, chance) for n in range(2 * count, 3 * count)], enrichment)
         await process(log, database, [busy(n) for n in range(count // 10)], enrichment)
         began = time.perf_counter()
         gone = database.run_sync(lambda c: forget.person(c, ExternalId("user_id", BUSY), "reg_bench"))
