@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
 from pipeline.delivery.engine import Limits, World
-from pipeline.store import schema
+from pipeline.store import letters, schema
+from pipeline.store.letters import Chosen, Place
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected
 from schemas.events import Event, Origin, decode_resolved
@@ -22,7 +24,9 @@ from schemas.topics import RESOLVED
 from tests.unit.delivery_world import DeliveryWorld
 
 PARTITIONS = 2
-LIMITS = Limits(backoff=0.001, longest_backoff=0.003, probe=0.001, longest_probe=0.003, longest_pause=0.003, failures=2)
+LIMITS = Limits(
+    backoff=0.001, longest_backoff=0.003, probe=0.001, longest_probe=0.003, longest_pause=0.003, failures=2, look=0.002
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Poison:
 
 
 @dataclass(frozen=True)
+class PutBack:
+    """A person has every dead letter tried again."""
+
+
+@dataclass(frozen=True)
 class Settle:
     """Everything ends."""
 
@@ -102,6 +111,7 @@ steps = st.lists(
         st.builds(Lose, st.integers(0, PARTITIONS - 1)),
         st.builds(Change, st.sampled_from(["track", "page"])),
         st.just(Poison()),
+        st.just(PutBack()),
         st.just(Settle()),
     ),
     max_size=25,
@@ -239,6 +249,14 @@ async def crash_at(world: DeliveryWorld, step: Crash) -> None:
     world.database.before = world.database.after = None
 
 
+async def put_back(world: DeliveryWorld) -> None:
+    def move(connection: Connection) -> None:
+        found, _ = letters.walk(connection, "crm", Chosen(), None, most=1_000, looked=1_000)
+        letters.put_back(connection, "crm", [Place(one.partition, one.offset) for one in found], 1)
+
+    await world.database.run(move)
+
+
 async def live(plan: Sequence[Any], folder: Path, *, atomic: bool, max_batch: int, url: str = "") -> None:
     world = DeliveryWorld(folder, partitions=PARTITIONS, limits=LIMITS, url=url, clock=World())
     model = Model(world)
@@ -275,6 +293,8 @@ async def live(plan: Sequence[Any], folder: Path, *, atomic: bool, max_batch: in
                 case Lose():
                     if "destination.crm" in world.log.members:
                         await world.log.lose("destination.crm", step.partition)
+                case PutBack():
+                    await put_back(world)
                 case Settle():
                     await world.until_idle()
                     await model.check_books()

@@ -408,6 +408,7 @@ class DeliveryWorld:
             if row.destination == name:
                 for what in ("delivered", "filtered", "dead"):
                     sums[row.source][what] += getattr(row, what)
+                sums[row.source]["dead"] -= row.redriven + row.purged
         for row in await self.rows(schema.exceptions):
             if row.destination == name and row.state in OUTSTANDING:
                 sums[row.source]["outstanding"] += 1
