@@ -2,7 +2,8 @@
 
 `python -m benchmarks.delivery [--events N] [--database URL] [--json FILE]`. Events are about 1 KB, of 13,000 profiles by a power
 law, on an embedded log. The floor of the engine is to read and decode the same records; the floor of the webhook is the same
-requests without the engine. CPU is user + system of the delivering process; the sink is a process of its own.
+requests without the engine. CPU is user + system of the delivering processes; the sink is a process of its own. The webhook is
+delivered to by one process, then by two that share the partitions.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from benchmarks.results import Result, finish, result
 from destinations import webhook
 from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Settings
 from destinations.guard import Outbound, session
+from millrace.process import settle
 from pipeline.delivery.engine import Destination, World, run_delivery
 from pipeline.log import Log, Record, open_log
 from pipeline.store import schema
@@ -154,8 +156,9 @@ async def _from_the_start(partitions: Sequence[int]) -> dict[int, int]:
 async def deliver(log: Log, database: Database, destinations: Sequence[Destination], count: int, folder: str) -> Run:
     """The engine, until every destination has everything."""
     stop, began, used = asyncio.Event(), time.perf_counter(), cpu()
-    world = World(http=partial(session, Outbound(allow=(ip_network("127.0.0.0/8"),))))
-    engine = asyncio.create_task(run_delivery(log, database, destinations, stop=stop, folder=folder, world=world))
+    engine = asyncio.create_task(
+        run_delivery(log, database, destinations, stop=stop, folder=folder, world=_this_machine())
+    )
     names = {one.name for one in destinations}
     while await database.read(lambda connection: _delivered(connection, names)) < count * len(names):
         if engine.done():
@@ -165,6 +168,57 @@ async def deliver(log: Log, database: Database, destinations: Sequence[Destinati
     stop.set()
     await engine
     return run
+
+
+async def deliver_by_two(folder: str, url: str, name: str, address: str, batch_size: int, count: int) -> Run:
+    """The same webhook by two processes, each begun and waiting before the clock is."""
+    command = [sys.executable, "-m", "benchmarks.delivery", "--member", folder, url, name, address, str(batch_size)]
+    members = [
+        await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    database = Database(url)
+    pipes = [(one.stdin, one.stdout) for one in members if one.stdin is not None and one.stdout is not None]
+    for _, told in pipes:
+        await told.readline()
+    began = time.perf_counter()
+    for asked, _ in pipes:
+        asked.write(b"go\n")
+    while await database.read(lambda connection: _delivered(connection, {name})) < count:
+        if any(one.returncode is not None for one in members):
+            raise RuntimeError("a member of the benchmark ended before its time; run it alone to see why")
+        await asyncio.sleep(0.02)
+    wall = time.perf_counter() - began
+    for asked, _ in pipes:
+        asked.close()
+    used = [float(await told.readline()) for _, told in pipes]
+    for one in members:
+        await one.wait()
+    database.close()
+    return Run(wall, sum(used))
+
+
+async def member(folder: str, url: str, name: str, address: str, batch_size: str) -> None:
+    """One of the two: begins at the first line from its parent, ends when the pipe is closed, and prints what it used."""
+    database, stop, loop = Database(url), asyncio.Event(), asyncio.get_running_loop()
+    one = hook(name, address, int(batch_size))
+    async with open_log(f"embedded://{folder}") as log:
+        settle()
+        print("ready", flush=True)
+        await loop.run_in_executor(None, sys.stdin.readline)
+        used = cpu()
+        engine = asyncio.create_task(
+            run_delivery(log, database, [one], stop=stop, folder=folder, world=_this_machine())
+        )
+        await loop.run_in_executor(None, sys.stdin.read)
+        print(cpu() - used, flush=True)
+        stop.set()
+        await engine
+    database.close()
+
+
+def _this_machine() -> World:
+    """A world in which the sink may be connected to."""
+    return World(http=partial(session, Outbound(allow=(ip_network("127.0.0.0/8"),))))
 
 
 def _delivered(connection: Any, names: set[str]) -> int:
@@ -197,6 +251,7 @@ async def measure(url: str, count: int, folder: str, sink: str) -> list[Result]:
     """Batched runs over `count` events, unbatched ones over a fifth."""
     database = Database(url)
     await asyncio.to_thread(migrate, database)
+    settle()
     results: list[Result] = []
 
     def add(name: str, run: Run, events: int, floor: Run, floor_events: int) -> None:
@@ -219,6 +274,8 @@ async def measure(url: str, count: int, folder: str, sink: str) -> list[Result]:
         posted = await post_only(log, sink, 100, count)
         run = await deliver(log, database, [hook("hundreds", sink, 100)], count, folder)
         add("webhook, 100 a request", run, count, posted, count)
+        run = await deliver_by_two(f"{folder}/many", url, "hundreds2", sink, 100, count)
+        add("webhook, 100 a request, two processes", run, count, posted, count)
     few = count // 5
     async with open_log(f"embedded://{folder}/few") as log:
         await fill(log, few)
@@ -228,6 +285,8 @@ async def measure(url: str, count: int, folder: str, sink: str) -> list[Result]:
         posted = await post_only(log, sink, 1, few)
         run = await deliver(log, database, [hook("ones", sink, 1)], few, folder)
         add("webhook, one a request", run, few, posted, few)
+        run = await deliver_by_two(f"{folder}/few", url, "ones2", sink, 1, few)
+        add("webhook, one a request, two processes", run, few, posted, few)
     database.close()
     return results
 
@@ -289,7 +348,12 @@ def main(argv: list[str] | None = None) -> list[Result]:
     parser.add_argument("--database", help="default: SQLite in a temporary folder")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sink", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--member", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
+    if asked.member:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+        uvloop.run(member(*asked.member))
+        return []
     if asked.sink:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve_sink())
