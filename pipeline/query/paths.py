@@ -121,7 +121,9 @@ async def _trace(log: Log, database: Database, destinations: Collection[str], ap
         positions = paths.destination_positions(connection)
         exceptions = paths.exceptions_at(connection, partition, [offset])
         batches = {one.destination: one for one in paths.batches_around(connection, partition, offset)}
-        positions |= {(name, partition): one.next for name, one in batches.items() if (name, partition) not in positions}
+        positions |= {
+            (name, partition): one.next for name, one in batches.items() if (name, partition) not in positions
+        }
         names = {*destinations, *(name for name, _ in positions), *(name for name, _ in exceptions)}
         return {
             name: paths.outcome(
