@@ -1,7 +1,7 @@
 """Functions tried on events: which there are, who uses them, and what one makes of each event. Nothing else runs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -170,7 +170,7 @@ def _trial(resolved: Resolved, sent: bytes, answer: Answer) -> Trial:
             events = [changed(event, one) for one in (made if answer.kind is Kind.SEVERAL else [made])]
         except ValueError as error:
             return trial("failed", reason=f"{FunctionCode.ANSWER}: {error}")
-        after = [materialize(Resolved("", resolved.origin, (), one)) for one in events]
+        after = [materialize(replace(resolved, event=one, context=None)) for one in events]
         if len(after) == 1:
             return trial("same" if after[0] == before else "changed", after)
         return trial("split", after)
