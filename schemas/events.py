@@ -402,6 +402,7 @@ def _read_event(buffer: bytes, at: int) -> Event:
 # ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FRACTIONS: Final = tuple(f".{n:03d}Z" for n in range(1_000))
 
 
 @lru_cache(maxsize=8192)
@@ -417,7 +418,7 @@ def iso(micros: int) -> str:
 
     ValueError for a time outside the years 1 to 9999."""
     seconds, rest = divmod(micros, 1_000_000)
-    return f"{_second(seconds)}.{rest // 1000:03d}Z"
+    return _second(seconds) + _FRACTIONS[rest // 1000]
 
 
 # ── The event as destinations see it ──────────────────────────────────────────────────────────────────────────────
