@@ -1,10 +1,16 @@
 """Destinations of one process share what they read."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from destinations.contract import DELIVERED, Outcome, RawEvent
+from pipeline.delivery import decide
 from pipeline.delivery.shared import Latest
+from schemas.events import Resolved, decode_resolved
+from tests.unit.delivery_world import DeliveryWorld
 
 
 def test_what_one_has_made_serves_the_others() -> None:
@@ -50,3 +56,34 @@ def test_what_cannot_be_made_is_tried_again() -> None:
         with pytest.raises(ValueError, match="invalid literal"):
             latest.get(1, "x", 1)
     assert latest.get(1, "7", 1) == 7
+
+
+async def test_an_event_that_five_destinations_read_is_decoded_once_and_all_get_the_same_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decodings: list[str] = []
+    got: dict[str, list[RawEvent]] = defaultdict(list)
+
+    def counted(value: bytes) -> Resolved:
+        found = decode_resolved(value)
+        decodings.append(found.event.message_id)
+        return found
+
+    async def take(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        for one in batch:
+            got[one["messageId"]].append(one)
+        return [DELIVERED] * len(batch)
+
+    monkeypatch.setattr(decide, "decode_resolved", counted)
+    ids = [f"shared-{number}" for number in range(20)]
+    world = DeliveryWorld(tmp_path)
+    for number in range(5):
+        world.add(take, name=f"crm{number}")
+    for one in ids:
+        await world.emit(one)
+    await world.run_until_idle()
+    world.close()
+    assert decodings == ids
+    assert {name: (len(each), len({id(one) for one in each})) for name, each in got.items()} == dict.fromkeys(
+        ids, (5, 1)
+    )
