@@ -40,7 +40,9 @@ async def measure(count: int, folder: str) -> list[Result]:
     enrichment = Enrichment(user_agents)
     async with open_log(f"embedded://{folder}/log") as log:
         settle()
-        await process(log, database, [event(n, chance) for n in range(count)], enrichment)  # the store is not empty then
+        await process(
+            log, database, [event(n, chance) for n in range(count)], enrichment
+        )  # the store is not empty then
         before = await process(log, database, [event(n, chance) for n in range(count, 2 * count)], enrichment)
         marks = [chance.randbytes(16) for _ in range(TOMBSTONES)]
         database.run_sync(lambda c: erasures.key_of(c))

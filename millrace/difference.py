@@ -35,7 +35,9 @@ def lines(before: Sequence[Any], after: Sequence[Any]) -> Iterator[Line]:
 
 
 def _text(values: Sequence[Any]) -> list[str]:
-    return [line for one in values for line in json.dumps(one, indent=2, ensure_ascii=False, sort_keys=True).splitlines()]
+    return [
+        line for one in values for line in json.dumps(one, indent=2, ensure_ascii=False, sort_keys=True).splitlines()
+    ]
 
 
 def print_lines(found: Iterator[Line], indent: str = "    ") -> None:

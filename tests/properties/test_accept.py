@@ -137,6 +137,8 @@ times = st.sampled_from(
         None,
     ]
 )
+
+
 def mostly(usual: str, *unusual: Any) -> st.SearchStrategy[Any]:
     return st.integers(0, 9).flatmap(lambda n: st.sampled_from([usual, *unusual]) if n == 9 else st.just(usual))
 
