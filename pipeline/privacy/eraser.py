@@ -251,12 +251,12 @@ class Eraser:
             def judge(
                 records: Sequence[tuple[int, Record]], wanted: set[Origin] = wanted
             ) -> dict[int, tuple[bytes, bytes]]:
-                return {
-                    number: (b"", erased_event(record.value))
+                made = {
+                    number: erased_event(record.value)
                     for number, (partition, record) in enumerate(records)
                     if Origin(partition, record.offset) in wanted
-                    and len(record.value) > len(erased_event(record.value))
                 }
+                return {number: (b"", value) for number, value in made.items() if value != records[number][1].value}
 
             firsts: dict[int, int] = {}
             for origin in some:

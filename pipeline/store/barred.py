@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from sqlalchemy import Connection, text
 
+from pipeline.graph import Graph
 from pipeline.identity import Demoted, Rules
 from pipeline.parse import Parsed, Refusal, Work
 from pipeline.privacy.marks import mark
@@ -31,11 +32,10 @@ _ERASED: Final = text("""
 
 @dataclass(slots=True)
 class Barred:
-    """A poll without what may not pass, which is among its refusals now; `keys` are the ids that came with it."""
+    """A poll without what may not pass, which is among its refusals now, and where that stands."""
 
     work: Work
     places: list[Origin] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
 
 
 def bar(connection: Connection, work: Work, applied: Mapping[int, int], rules: Rules) -> Barred:
@@ -71,7 +71,6 @@ def _parted(work: Work, fresh: set[Origin], unfit: Mapping[Origin, Sequence[Exte
             events.append(marks.without_deleted_ids(parsed, at))
             continue
         made.places.append(parsed.origin)
-        made.keys.update(map(str, ids))
         refusals.append(Refusal(parsed.origin, event.source, "", code, event.received_at, b""))
     for refusal in work.refusals:
         code = marks.verdict(unfit.get(refusal.origin, ()), refusal.received_at)
@@ -84,11 +83,15 @@ def _parted(work: Work, fresh: set[Origin], unfit: Mapping[Origin, Sequence[Exte
 
 
 def save(connection: Connection, barred: Barred) -> None:
-    """Lists the records whose bytes are still to be erased. Nodes that were claimed for their ids alone go again."""
+    """Lists the records whose bytes are still to be erased."""
     now = time.time_ns() // 1000
     bulk.insert(connection, schema.erased, [(*place, "", "", now, 0) for place in barred.places])
+
+
+def unclaim(connection: Connection, graph: Graph) -> None:
+    """Nodes that were claimed, so that they could be locked, and were mapped to nobody go again."""
     if connection.dialect.name == "postgresql":
-        bulk.select(connection, _UNCLAIM, sorted(barred.keys))
+        bulk.select(connection, _UNCLAIM, sorted(key for key, node in graph.nodes.items() if node.profile is None))
 
 
 def placeholders(connection: Connection, work: Work, applied: Mapping[int, int]) -> list[tuple[Origin, str, bytes]]:

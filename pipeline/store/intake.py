@@ -73,6 +73,7 @@ def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules:
     bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
     if held.places:
         barred.save(connection, held)
+    barred.unclaim(connection, graph)
     _count(connection, counts)
     usage.count(connection, used)
     now = time.time_ns() // 1000

@@ -1,5 +1,6 @@
 """Deleting and suppressing people, on SQLite and on PostgreSQL: what goes, what stays, what does not come back."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.privacy.placeholder import is_erased
 from pipeline.store import erasures, identifiers, splits
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
+from pipeline.worker import run_worker
 from schemas.errors import Refused
 from schemas.events import ExternalId
 from tests.contracts.forgetting_world import SECOND, START, World, opened
@@ -253,6 +255,44 @@ async def test_a_process_that_dies_before_it_has_emitted_does_not_bring_a_person
     assert [is_erased(one.event) for one in await world.resolved()] == [True]
     assert (await world.carried_out(name))["overallStatus"] == "FINISHED"
     assert (await world.off(), world.found_in(*MIA)) == (0, [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whoever_is_deleted_beside_the_pipeline_is_gone_and_nobody_else_changes(world: World, seed: int) -> None:
+    """Four people on three devices each, in any order; two go while events of all come in."""
+    chance = random.Random(seed)
+
+    def some(first: int, count: int, people: range) -> list[Any]:
+        made = []
+        for number in range(first, first + count):
+            who = chance.choice(people)
+            user = f"canary-user-{who}" if chance.random() < 0.7 else None
+            device = f"canary-anon-{who}-{chance.randrange(3)}"
+            body = {"traits": {"email": f"canary-mail-{who}@x.test"}} if chance.random() < 0.4 else {"event": "Looked"}
+            made.append(world.event(f"canary-message-{who}-{number}", user, device, **body))
+        return made
+
+    async def arrives(first: int) -> None:
+        for start in range(first, first + 60, 10):
+            await world.arrive(*some(start, 10, range(4)))
+            await asyncio.sleep(0.002)
+
+    await world.happen(*some(0, 60, range(4)), world.event("canary-message-2-x", "canary-user-2", "canary-anon-2-0"))
+    name = await world.ask("DELETE_ONLY", "user_id:canary-user-0", "user_id:canary-user-1")
+    stop = asyncio.Event()
+    worker = asyncio.create_task(run_worker(world.log, world.database, stop=stop))
+    await asyncio.gather(arrives(1_000), world.carried_out(name))
+    stop.set()
+    await worker
+    await world.process()
+    await world.forget("user_id:canary-user-0", "user_id:canary-user-1")  # what came in meanwhile and was newer
+
+    assert (await world.off(), world.differences()) == (0, [])
+    gone = [f"canary-{word}-{who}" for word in ("user", "mail", "message") for who in (0, 1)]
+    assert world.found_in(*gone, "canary-anon-0", "canary-anon-1") == []
+    left = world.profile("user_id:canary-user-2")
+    ours = [one for one in await world.accepted() if one.user_id == "canary-user-2"]
+    assert left.head.events >= len(ours) > 0
 
 
 # ── Suppression ───────────────────────────────────────────────────────────────────────────────────────────────────
