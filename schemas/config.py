@@ -209,6 +209,23 @@ class MappingConfig(_Model):
 Category = Annotated[str, Field(min_length=1, max_length=34), AfterValidator(_not_a_number)]
 
 
+class DestinationLimits(_Model):
+    """How much of a destination is used, and for how long it is tried."""
+
+    events_per_second: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="Most events per second, of all processes together. No limit when left out.",
+    )
+    concurrency: int | None = Field(
+        None, ge=1, le=64, description="Most requests at once of each process; by default as its type has it."
+    )
+    retry_hours: float = Field(
+        24, ge=1, le=168, description="How long an event that fails is tried again before it is a dead letter."
+    )
+
+
 class DestinationConfig(_Model):
     """A tool that gets events."""
 
@@ -223,6 +240,10 @@ class DestinationConfig(_Model):
     consent: tuple[Category, ...] = Field(
         (),
         description="Consent categories: an event that states preferences passes only if it agrees to all of these.",
+    )
+    limits: DestinationLimits = Field(
+        default=DestinationLimits(events_per_second=None, concurrency=None, retry_hours=24),
+        description="How much of it is used, and for how long it is tried.",
     )
     function: Function | None = Field(
         None, description="Changes, enriches or drops each event that passed the filter, before it is mapped."

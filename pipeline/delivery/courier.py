@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from destinations.contract import Filtered, Outcome, Rejected
+from destinations.contract import Filtered, Outcome, Rejected, Retry
 from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
@@ -27,6 +27,7 @@ from pipeline.delivery.observing import Observer
 from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
+from pipeline.delivery.throttle import Throttle
 from pipeline.functions.installed import Insert
 from pipeline.log import Batch, Log, Record, Subscription
 from pipeline.privacy.placeholder import is_erased, without_person
@@ -43,6 +44,7 @@ log = structlog.get_logger()
 _SLICE: Final = 500  # records decoded before others get a turn
 _SETTLE: Final = 1.0  # seconds that outcomes of listed events may wait for the poll's transaction
 _ROOM: Final = 0.8  # of the outstanding events allowed: reading goes on below it
+_TOO_MUCH: Final = "http 429"
 _QUIET: Final = 60.0  # seconds between log lines about a destination that raises
 
 
@@ -91,14 +93,17 @@ class Courier:
         self._events = events
         self._database = database
         self._stop = stop
-        self._limits = limits
         self._world = world
         self._log = log.bind(destination=destination.name)
         self._decide = decide or rules(destination)
         self._routing = routing(destination)
         self._most = max(action.max_batch for action in actions)
         self._several = all(action.atomic for action in actions)
-        self._concurrency = max(action.concurrency for action in actions)
+        wanted = destination.limits
+        self._limits = limits if wanted is None else replace(limits, age=wanted.retry_hours * 3_600)
+        most = None if wanted is None else wanted.concurrency
+        self._concurrency = most or max(action.concurrency for action in actions)
+        self._throttle = Throttle(None if wanted is None else wanted.events_per_second)
 
         self._wake = asyncio.Event()
         self._alarm = Alarm(world, self._wake.set)
@@ -194,13 +199,20 @@ class Courier:
         elif self._breaker.open:
             if not self._flights and self._has_work():
                 times.append(self._breaker.probe_at)
-        elif (due := self._lanes.next_due) is not None:
-            times.append(due)
+        else:
+            if (due := self._lanes.next_due) is not None:
+                times.append(due)
+            if self._is_throttled():
+                times.append(self._throttle.next_at(self._world.now()))
         if self._parts and self._flights and not self._breaker.open:
             times.append(self._patient_until)
         if self._changed:
             times.append(self._changed_at + _SETTLE)
         return times
+
+    def _is_throttled(self) -> bool:
+        ready = self._lanes.has_fresh or self._lanes.has_late
+        return ready and len(self._flights) < self._concurrency and not self._throttle.room(self._world.now())
 
     def _has_work(self) -> bool:
         return self._lanes.has_fresh or self._lanes.has_late or self._lanes.next_due is not None
@@ -240,6 +252,8 @@ class Courier:
                 partition.confirmed = True
             elif partition.confirmed:
                 self._lanes.drop(number)
+        if assigned:
+            self._throttle.share(len(assigned) / self._events.partitions(RESOLVED))
 
     # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,10 +357,11 @@ class Courier:
                 self._waking(self._check)
             return
         self._lanes.wake(now)
-        while chunk := self._probe(now) if self._breaker.open else self._chunk():
+        while chunk := self._probe(now) if self._breaker.open else self._chunk(now):
+            self._throttle.took(len(chunk), now)
             self._fly(chunk)
 
-    def _chunk(self) -> list[Item]:
+    def _chunk(self, now: float) -> list[Item]:
         """The next chunk that may go. Retries have at most half of the room, so that events that hang leave some."""
         if len(self._flights) >= self._concurrency:
             return []
@@ -354,10 +369,11 @@ class Courier:
         if late:
             room = sum(flight.late for flight in self._flights) < max(1, self._concurrency // 2)
             late = room and not (fresh and self._last_late)
-        if not fresh and not late:
+        allowed = self._throttle.room(now) if fresh or late else 0
+        if not allowed:
             return []
         self._last_late = late
-        return self._lanes.take(late=late, most=self._most, several=self._several)
+        return self._lanes.take(late=late, most=min(self._most, allowed), several=self._several)
 
     def _probe(self, now: float) -> list[Item]:
         """One event to a service that was down; a new one if there is, since a listed one may be failing for itself."""
@@ -462,6 +478,9 @@ class Courier:
             self._begin_pause(made.credentials, now)
         if made.error is not None:
             self._report(made.error, now)
+        too_much = any(isinstance(one, Retry) and one.reason.startswith(_TOO_MUCH) for one in made.outcomes)
+        if too_much and self._throttle.too_much(now):
+            self._log.warning("destination throttled", events_per_second=round(self._throttle.rate, 1))
         if made.answered:
             self._pauses = 0
             if self._breaker.answered():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from destinations.contract import Definition, Settings
 from destinations.guard import Outbound, session
 from pipeline.functions.installed import Functions
-from schemas.config import DestinationFilter, FilterConfig, FunctionConfig, MappingConfig
+from schemas.config import DestinationFilter, DestinationLimits, FilterConfig, FunctionConfig, MappingConfig
 
 if TYPE_CHECKING:
     import aiohttp
@@ -31,6 +31,7 @@ class Destination:
     consent: Sequence[str] = ()
     function: FunctionConfig | None = None
     mappings: Sequence[MappingConfig] | None = None  # None: what the definition ships
+    limits: DestinationLimits | None = None  # None: what the engine has
 
     @property
     def group(self) -> str:

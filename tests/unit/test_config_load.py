@@ -14,6 +14,7 @@ from schemas.config import (
     Config,
     DestinationConfig,
     DestinationFilter,
+    DestinationLimits,
     EmailChannel,
     EnrichConfig,
     FilterConfig,
@@ -332,6 +333,7 @@ def test_the_reference_file_says_everything() -> None:
                     ),
                 ),
                 consent=("shop",),
+                limits=DestinationLimits(events_per_second=50, concurrency=4, retry_hours=48),
                 mappings=(
                     MappingConfig(
                         name="Orders",

@@ -1,0 +1,98 @@
+"""How fast a service is used: the rate that people set, and what a 429 makes of it."""
+
+from math import inf
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.delivery.throttle import Throttle
+
+
+def sent(throttle: Throttle, start: float, seconds: float, step: float = 0.05) -> int:
+    """How many events go when as many as allowed go at every step."""
+    count = 0
+    for tick in range(int(seconds / step)):
+        now = start + tick * step
+        room = min(throttle.room(now), 1_000)
+        throttle.took(room, now)
+        count += room
+    return count
+
+
+def test_without_a_limit_everything_may_go() -> None:
+    throttle = Throttle()
+    assert throttle.room(0) == 1 << 30
+    throttle.took(1 << 20, 0)
+    assert (throttle.room(0), throttle.next_at(7), throttle.rate) == (1 << 30, 7, inf)
+
+
+def test_a_limit_holds_on_average_with_a_seconds_worth_at_once() -> None:
+    throttle = Throttle(50)
+    assert throttle.room(100) == 50
+    assert 50 * 60 <= sent(throttle, 100, 60) <= 50 * 61
+
+
+def test_a_limit_below_one_a_second_lets_one_go_now_and_then() -> None:
+    throttle = Throttle(0.5)
+    assert throttle.room(100) == 1
+    throttle.took(1, 100)
+    assert (throttle.room(101), throttle.next_at(100), throttle.room(102)) == (0, 102, 1)
+
+
+def test_a_429_halves_the_rate_and_several_at_once_are_one() -> None:
+    throttle = Throttle(100)
+    throttle.room(0)
+    assert [throttle.too_much(now) for now in (0.0, 0.5, 0.9, 1.5)] == [True, False, False, True]
+    assert throttle.rate == 25
+
+
+def test_five_hundredths_of_the_rate_come_back_every_ten_seconds() -> None:
+    throttle = Throttle(100)
+    throttle.room(0)
+    throttle.too_much(0)
+    rates = []
+    for now in (9.9, 10, 25, 99.9, 100, 1_000):
+        throttle.room(now)
+        rates.append(throttle.rate)
+    assert rates == [50, 55, 60, 95, 100, 100]
+
+
+def test_without_a_limit_a_429_halves_what_went_and_is_forgotten_in_time() -> None:
+    throttle = Throttle()
+    for second in range(20):
+        throttle.took(40, second)
+    throttle.too_much(19.5)
+    assert throttle.rate == 20
+    throttle.room(19.5 + 100)
+    assert throttle.rate == inf
+
+
+def test_a_process_with_a_part_of_the_partitions_has_that_part_of_the_rate() -> None:
+    throttle = Throttle(80)
+    throttle.share(0.25)
+    assert throttle.rate == 20
+    throttle.too_much(0)
+    throttle.share(0.5)
+    assert throttle.rate == 20
+    throttle.share(1)
+    assert throttle.rate == 40
+
+
+@given(
+    st.none() | st.floats(0.1, 10_000),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(0, 500), st.booleans()), max_size=50),
+)
+def test_more_than_the_rate_allows_never_goes(most: float | None, steps: list[tuple[float, int, bool]]) -> None:
+    throttle, now, went = Throttle(most), 1_000.0, 0
+    for wait, wanted, refused in steps:
+        now += wait
+        count = min(wanted, throttle.room(now))
+        throttle.took(count, now)
+        went += count
+        if refused:
+            throttle.too_much(now)
+        assert 0 < throttle.rate <= (inf if most is None else most)
+        if throttle.rate < inf and not throttle.room(now):
+            assert throttle.next_at(now) > now
+    if most is not None:
+        assert went <= most * (now - 1_000.0) + max(1.0, most) + 1e-6
