@@ -220,7 +220,9 @@ def test_every_reason_is_listed_with_a_remedy() -> None:
         Reason.UNKNOWN_SOURCE,
         Reason.TOO_MANY_EVENTS,
         Reason.SOURCE_DISABLED,
-        Reason.POISON_RECORD,  # the pipeline's
+        Reason.POISON_RECORD,  # the pipeline's, as the next two are
+        Reason.SUPPRESSED,
+        Reason.DELETED,
     }
     assert reached == set(Reason)
 

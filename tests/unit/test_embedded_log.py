@@ -18,7 +18,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.log.contract import Record, Retention
+from pipeline.log.contract import MAX_RECORD_BYTES, Record, Retention
 from pipeline.log.embedded import EmbeddedLog, open_embedded
 from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, segment_of
 from pipeline.log.embedded.groups import assignment
@@ -555,7 +555,7 @@ async def test_an_append_larger_than_everything_allowed_in_flight_goes_alone(fol
 
 
 async def test_an_append_that_was_cancelled_while_it_waited_holds_nobody_up(folder: Path) -> None:
-    value = bytes(1 << 20)[64:]
+    value = bytes(MAX_RECORD_BYTES - 64)
     async with open_embedded(folder, partitions=1, retention=KEPT) as log:
         appends = [asyncio.create_task(log.append(EVENTS, [record(value)])) for _ in range(100)]
         await asyncio.sleep(0)
