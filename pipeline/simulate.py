@@ -2,8 +2,8 @@
 store of its own, and the two are compared. Nothing is sent, and the store that is in use is not touched.
 
 Events are taken from `resolved`, as functions of sources left them, in the order in which they were processed; where partitions ran
-side by side, by the time of their emission. Splits that people made are no events and count on neither side; corrections are
-not evidence and are passed over.
+side by side, by the time of their emission. Splits that people made are no events and count on neither side; what we tell
+ourselves is no evidence and is passed over.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from pipeline.corrections import named
 from pipeline.identity import Rules
 from pipeline.log import Batch, Log, Record
 from pipeline.parse import nothing, parse
@@ -25,7 +24,7 @@ from pipeline.store.database import Database
 from pipeline.store.intake import apply
 from pipeline.store.migrate import migrate
 from schemas.events import decode_resolved, encode_event
-from schemas.topics import EVENTS, RESOLVED
+from schemas.topics import EVENTS, INTERNAL_SOURCE, RESOLVED
 
 _AT_ONCE: Final = 4_000
 _READ: Final = 1_000
@@ -113,7 +112,7 @@ class _Partition:
         if origin.offset <= self.marks.get(origin.partition, -1):
             return None
         self.marks[origin.partition] = origin.offset
-        return None if named(event) is not None else (record.timestamp, encode_event(event))
+        return None if event.source == INTERNAL_SOURCE else (record.timestamp, encode_event(event))
 
     def take(self, until: int) -> list[tuple[int, bytes]]:
         """Records stamped up to a time."""

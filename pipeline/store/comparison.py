@@ -82,6 +82,8 @@ CREATE TEMP TABLE judged AS
     (SELECT count(*) FROM was WHERE root = pairs.a) AS had,
     (SELECT count(*) FROM now WHERE root = pairs.b) AS has
   FROM pairs;
+CREATE INDEX temp.judged_by_a ON judged (a);
+CREATE INDEX temp.judged_by_b ON judged (b);
 """
 
 _CASES: Final[Mapping[str, tuple[str, str]]] = {

@@ -3,15 +3,19 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.identity import Rules
 from pipeline.log import Record, open_log
 from pipeline.profile import message_key, profile_id
+from pipeline.simulate import simulate as run_simulation
 from schemas.events import Event, Origin, encode_event, encode_resolved
-from schemas.topics import RESOLVED
+from schemas.identity import IdentityConfig, IdTypeConfig
+from schemas.topics import INTERNAL_SOURCE, RESOLVED, partition_of
 from tests.unit.test_cli_commands import Said, millrace
 
 PRESENT = "sources: {web: {write_key: wk}}\n"
@@ -23,7 +27,7 @@ def call(message: str, *, at: int = 1, user: str | None = None, device: str | No
 
 
 def record(event: Event, number: int, at: int, partition: int = 0) -> Record:
-    key = f"p{partition}".encode()
+    key = next(key for n in count() if partition_of(key := b"%d" % n, 3) == partition)
     return Record(key, encode_resolved("p", Origin(partition, number), (), encode_event(event)), at)
 
 
@@ -86,6 +90,21 @@ def test_profiles_that_would_merge_are_counted_and_shown(shop: Path) -> None:
 
 
 def test_profiles_that_would_split_are_counted_and_shown(shop: Path) -> None:
+    (shop / "millrace.yaml").write_text(PRESENT + "identity: {types: {user_id: {limit: 2}}}")
+    said = simulate(shop, "", "--json")
+    report = json.loads(said.out)
+    assert report["profiles"] == {
+        "present": 2, "other": 3, "same": 1, "split": 1, "merged": 0, "regrouped": 0, "renamed": 0,
+    }  # fmt: skip
+    (example,) = report["examples"]["split"]
+    assert [one["size"] for one in example["present"]] == [5]
+    assert [(one["profile"], one["size"]) for one in example["other"]] == [
+        (profile_of("m1"), 3),
+        (profile_of("m2"), 2),
+    ]
+
+
+def test_profiles_that_would_lose_an_id_are_counted_and_shown(shop: Path) -> None:
     said = simulate(shop, "identity: {types: {email: {blocked: {values: [one@shop.test]}}}}", "--json")
     report = json.loads(said.out)
     assert (said.code, report["ids"]) == (1, {"gained": 0, "lost": 1})
@@ -101,6 +120,16 @@ def test_asking_changes_nothing_and_leaves_nothing(shop: Path) -> None:
     assert not (shop / "data" / "millrace.sqlite").exists()
 
 
+def test_what_was_told_to_destinations_is_no_evidence(tmp_path: Path) -> None:
+    """A correction names the ids of a profile; they are not seen on one event."""
+    told = call("split:1", user="u1", email="b@shop.test")._replace(source=INTERNAL_SOURCE)
+    calls = [call("m1", user="u1"), call("m2", device="d", email="b@shop.test"), told]
+    asyncio.run(fill(tmp_path, [record(one, n, 1_700_000_000_000 + n) for n, one in enumerate(calls)], 1))
+    (tmp_path / "millrace.yaml").write_text(PRESENT)
+    report = json.loads(simulate(tmp_path, "", "--json").out)
+    assert (report["events"], report["profiles"]["present"]) == (2, 2)
+
+
 def test_only_events_since_then_count(shop: Path) -> None:
     said = simulate(shop, "", "--json", "--since", "2040-01-01")
     assert (said.code, json.loads(said.out)["events"]) == (0, 0)
@@ -112,15 +141,33 @@ def test_rules_that_are_none_are_misuse(shop: Path) -> None:
     assert "new.yaml:2 identity.types.user_id.limit" in said.err
 
 
-def test_partitions_are_taken_in_the_order_of_time(tmp_path: Path) -> None:
-    """Whichever device comes first takes the only place that the limit leaves."""
-    calls = [call(f"m{number}", user="u", device=f"d{number}") for number in range(60)]
+async def test_partitions_are_taken_in_the_order_of_time_however_little_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever device comes first takes the only place that the limit leaves; one partition holds most."""
+    monkeypatch.setattr("pipeline.simulate._READ", 3)
+    calls = [call(f"m{number:02d}", user="u", device=f"d{number:02d}") for number in range(60)]
+    places = [number % 3 if number % 10 == 9 else 0 for number in range(60)]
     records = [
-        record(one, number, 1_700_000_000_000 + number, partition=number % 3) for number, one in enumerate(calls)
+        record(one, number, 1_700_000_000_000 + number, partition=place)
+        for number, (one, place) in enumerate(zip(calls, places, strict=True))
     ]
-    asyncio.run(fill(tmp_path, records, 3))
-    (tmp_path / "millrace.yaml").write_text(PRESENT)
-    report = json.loads(simulate(tmp_path, "identity: {types: {anonymous_id: {limit: 7}}}", "--json").out)
-    (example,) = report["examples"]["regrouped"]
-    assert example["present"][0]["ids"] == [*(f"anonymous_id:d{number}" for number in range(5)), "user_id:u"]
-    assert example["other"][0]["ids"] == [*(f"anonymous_id:d{number}" for number in range(7)), "user_id:u"]
+    await fill(tmp_path, records, 3)
+    other = Rules(IdentityConfig(types={"anonymous_id": IdTypeConfig(limit=40)}))
+    (tmp_path / "scratch").mkdir()
+    done = list[int]()
+    async with open_log(f"embedded://{tmp_path}/data/log", partitions=3) as log:
+        made = await run_simulation(
+            log,
+            Rules(),
+            other,
+            since=0,
+            folder=tmp_path / "scratch",
+            examples=1,
+            advance=lambda now, total: done.append(now),
+        )
+    (example,) = made.comparison.examples["regrouped"]
+    assert list(example.present[0].ids) == [*(f"anonymous_id:d{number:02d}" for number in range(5)), "user_id:u"]
+    assert example.other[0].size == 41
+    assert set(example.other[0].ids) <= {f"anonymous_id:d{number:02d}" for number in range(40)}
+    assert (done[-1], done) == (60, sorted(done))
