@@ -1,31 +1,27 @@
 """How many events may go to a service: the rate that people set, and a lower one for a while after the service said it was too much.
 Pure decisions over times that are passed in."""
 
-from collections import deque
 from math import inf
 from typing import Final
 
-HALVED_ONCE: Final = 1.0  # seconds in which several 429 are one: what was under way went at the same rate
+HALVED_ONCE: Final = 10.0  # seconds in which several 429 are one: what was under way went at the same rate
 RESTORED_EVERY: Final = 10.0  # seconds
-RESTORED_BY: Final = 0.05  # of the full rate
-_LEAST: Final = 0.1  # events per second: a service that is there is asked now and then
-_MEASURED: Final = 10  # seconds
+RESTORED_BY: Final = 0.05  # of the full rate, which is also the least that is left of it
 
 
 class Throttle:
     """`most` is in events per second, None without a limit. A second's worth may go at once.
 
-    A 429 halves the rate; without a limit, the rate of the last ten seconds. Every ten seconds five hundredths of the full rate
-    come back (source: delivery, rate limiting)."""
+    A 429 halves the rate, and every ten seconds five hundredths of the full rate come back (source: delivery, rate limiting). Where
+    people set no limit there is no rate to halve: events wait as the service asks, each on its own."""
 
     def __init__(self, most: float | None = None) -> None:
         self._most = most
         self._full = self._rate = inf if most is None else most
         self._room = max(1.0, self._rate)
         self._at: float | None = None
-        self._told_at = -inf
+        self._halved_at = -inf
         self._restored_at = 0.0
-        self._went: deque[tuple[int, int]] = deque()  # of each of the last seconds, how many
 
     @property
     def rate(self) -> float:
@@ -47,13 +43,6 @@ class Throttle:
 
     def took(self, count: int, now: float) -> None:
         """Notes that so many went."""
-        second = int(now)
-        if self._went and self._went[-1][0] == second:
-            self._went[-1] = (second, self._went[-1][1] + count)
-        else:
-            self._went.append((second, count))
-            while self._went[0][0] <= second - _MEASURED:
-                self._went.popleft()
         if self._rate != inf:
             self._refill(now)
             self._room -= count
@@ -67,17 +56,13 @@ class Throttle:
 
     def too_much(self, now: float) -> bool:
         """The service answered 429; True when that lowers the rate."""
-        if now - self._told_at < HALVED_ONCE:
+        if self._rate == inf or now - self._halved_at < HALVED_ONCE:
             return False
-        self._told_at = self._restored_at = now
-        if self._rate == inf:
-            span = min(_MEASURED, max(1, int(now) - self._went[0][0] + 1)) if self._went else 1
-            self._full = self._rate = max(1.0, sum(count for _, count in self._went) / span)
-            self._at = now
+        self._halved_at = self._restored_at = now
         self._refill(now)
-        self._rate = max(_LEAST, self._rate / 2)
+        before, self._rate = self._rate, max(self._rate / 2, RESTORED_BY * self._full)
         self._room = min(self._room, max(1.0, self._rate))
-        return True
+        return self._rate < before
 
     def _refill(self, now: float) -> None:
         if self._at is not None:
@@ -86,5 +71,3 @@ class Throttle:
         if self._rate < self._full and (steps := int((now - self._restored_at) / RESTORED_EVERY)) > 0:
             self._restored_at += steps * RESTORED_EVERY
             self._rate = min(self._full, self._rate + steps * RESTORED_BY * self._full)
-            if self._rate == self._full and self._most is None:
-                self._rate = self._full = inf

@@ -100,10 +100,7 @@ async def test_after_six_hours_of_outage_everything_is_delivered_in_order_within
         orders[int(name) % 20].append(name)
     assert orders == {person: [f"{number:03d}" for number in range(person, 300, 20)] for person in range(20)}
     times = [at for at, _ in service.came]
-    for first, last in zip(times, times[24:], strict=False):
-        assert (
-            rate * (last - first + 2) + 2 >= 25
-        )  # as many as the rate and a second's worth allow, and two for the clocks
+    assert times[-1] - times[0] >= (300 - 2) / rate * 0.98  # a second's worth may go at once
     assert max(held) <= OUTSTANDING_MOST + 100
     assert await world.book() == Book(delivered=300)
 
