@@ -318,14 +318,15 @@ class Courier:
         if room <= 0 or self._ending or self._pause is not None:
             return
         name = self._destination.name
+        epochs = {number: one.epoch for number, one in self._lanes.partitions.items()}
         try:
-            if not await self._database.glance(lambda connection: ledger.has_again(connection, name)):
-                return
+            wanted = await self._database.glance(lambda connection: ledger.to_take_up(connection, name, epochs, room))
         except Unavailable:
             return  # it is looked again soon
-        epochs = {number: one.epoch for number, one in self._lanes.partitions.items()}
+        if not wanted:
+            return
         taken = await self._steadily(
-            lambda connection: ledger.take_up(connection, name, epochs, room), "taking up dead letters"
+            lambda connection: ledger.take_up(connection, name, epochs, wanted), "taking up dead letters"
         )
         for number, rows in taken.items():
             partition = self._lanes.partitions.get(number)

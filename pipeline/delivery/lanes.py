@@ -95,7 +95,7 @@ class Lane:
 class Partition:
     """A partition of `resolved` that is ours."""
 
-    __slots__ = ("confirmed", "epoch", "lanes", "live", "marks", "number", "offset", "outstanding", "seen")
+    __slots__ = ("confirmed", "epoch", "lanes", "live", "marks", "number", "offset", "outstanding", "seen", "writes")
 
     def __init__(self, claim: Claim) -> None:
         self.number = claim.partition
@@ -105,6 +105,7 @@ class Partition:
         self.seen: dict[int, int] = dict(claim.marks)  # as read
         self.lanes: dict[str | int, Lane] = {}
         self.outstanding = 0  # events that the ledger lists as held or waiting for a retry
+        self.writes = claim.writes  # to the ledger, made so far
         self.live = True
         self.confirmed = False  # the subscription has named it as ours
 

@@ -167,6 +167,7 @@ def _step(partition: Partition, part: Part | None, count: int, changed: Sequence
         counts={source: Counts(*three) for source, three in counts.items()},
         rows=rows,
         changes=[_change(item) for item in changed],
+        writes=partition.writes,
     )
     return Step(partition, part, count, progress, listed, dead, changed, now)
 
@@ -219,6 +220,7 @@ def micros(seconds: float) -> int:
 def note(step: Step) -> None:
     """Brings memory up to what is durable now."""
     partition, progress = step.partition, step.progress
+    partition.writes += 1
     partition.offset = progress.offset
     partition.marks = dict(progress.marks)
     if step.part is not None:

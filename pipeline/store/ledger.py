@@ -2,10 +2,11 @@
 
 What a destination has finished is a position per partition of `resolved`; what is still out, or ended otherwise than at the
 first attempt, is listed in `exceptions`. Positions, counters and exceptions move in one transaction, fenced by an epoch:
-whoever claims a partition raises it, and an owner of an older epoch writes nothing.
+whoever claims a partition raises it, and an owner of an older epoch writes nothing. Writes are numbered: one of which nobody
+knows whether it was committed, since the connection broke, may be repeated.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -44,6 +45,7 @@ class Claim:
     offset: int  # next to read
     marks: Mapping[int, int]  # partition of `events` -> highest offset seen
     outstanding: Sequence[Listed]  # by offset
+    writes: int = 0  # made so far
 
 
 class Counts(NamedTuple):
@@ -103,13 +105,14 @@ class Progress:
     counts: Mapping[str, Counts]
     rows: Sequence[Row]
     changes: Sequence[Change]
+    writes: int = 0  # made before this one
 
 
 _CLAIM: Final = text("""
     INSERT INTO destination_positions (destination, partition, epoch, "offset", marks, updated_at)
     VALUES (:destination, :partition, 1, 0, '{}', :at)
     ON CONFLICT (destination, partition) DO UPDATE SET epoch = destination_positions.epoch + 1
-    RETURNING epoch, "offset", marks
+    RETURNING epoch, "offset", marks, writes
 """)
 _OUTSTANDING: Final = text("""
     SELECT "offset", state, source, profile, message_id, attempts, reason, first_at, next_at, done
@@ -117,9 +120,14 @@ _OUTSTANDING: Final = text("""
     WHERE destination = :destination AND partition = :partition AND state IN ('held', 'retry')
     ORDER BY "offset"
 """)
+_BETWEEN: Final = text(_OUTSTANDING.text.replace("ORDER", 'AND "offset" BETWEEN :first AND :last ORDER'))
 _ADVANCE: Final = text("""
-    UPDATE destination_positions SET "offset" = :offset, marks = :marks, updated_at = :at
-    WHERE destination = :destination AND partition = :partition AND epoch = :epoch
+    UPDATE destination_positions SET "offset" = :offset, marks = :marks, updated_at = :at, writes = writes + 1
+    WHERE destination = :destination AND partition = :partition AND epoch = :epoch AND writes = :writes
+""")
+_MADE: Final = text("""
+    SELECT 1 FROM destination_positions
+    WHERE destination = :destination AND partition = :partition AND epoch = :epoch AND writes > :writes
 """)
 # The cast: PostgreSQL takes one parameter for one type, and a column is no text to it.
 _CHANGE: Final = text("""
@@ -128,18 +136,16 @@ _CHANGE: Final = text("""
         value = CASE WHEN CAST(:state AS VARCHAR) IN ('delivered', 'filtered') THEN NULL ELSE value END
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset
 """)
-_AGAIN: Final = "SELECT 1 FROM exceptions WHERE destination {} AND state = 'again' LIMIT 1"
+_AGAIN: Final = """
+    SELECT partition, "offset" FROM exceptions WHERE destination {} AND state = 'again' AND partition IN (%s)
+    ORDER BY partition, "offset" LIMIT %d
+"""
 _EPOCH: Final = text("""
     SELECT epoch FROM destination_positions WHERE destination = :destination AND partition = :partition
 """)
 _TAKE_UP: Final = text("""
     UPDATE exceptions SET state = 'retry'
-    WHERE destination = :destination AND partition = :partition AND "offset" IN (
-      SELECT "offset" FROM exceptions
-      WHERE destination = :destination AND state = 'again' AND partition = :partition
-      ORDER BY "offset" LIMIT :most
-    )
-    RETURNING "offset", state, source, profile, message_id, attempts, reason, first_at, next_at, done
+    WHERE destination = :destination AND partition = :partition AND "offset" = :offset AND state = 'again'
 """)
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
@@ -158,23 +164,25 @@ def claim(connection: Connection, destination: str, partitions: Collection[int],
 
 def _claim(connection: Connection, destination: str, partition: int, at: int) -> Claim:
     key = {"destination": destination, "partition": partition}
-    epoch, offset, marks = connection.execute(_CLAIM, key | {"at": at}).one()
+    epoch, offset, marks, writes = connection.execute(_CLAIM, key | {"at": at}).one()
     return Claim(
         partition=partition,
         epoch=epoch,
         offset=offset,
         marks={int(origin): mark for origin, mark in orjson.loads(marks).items()},
         outstanding=[Listed(*row) for row in connection.execute(_OUTSTANDING, key)],
+        writes=writes,
     )
 
 
 def record(connection: Connection, destination: str, at: int, progress: Sequence[Progress]) -> frozenset[int]:
-    """Writes what happened, and returns the partitions of which nothing was written because they have another owner."""
+    """Writes what happened, and returns the partitions of which nothing was written because they have another owner. What
+    was written before, number for number, is not written again."""
     kept, lost = [], set()
     for one in sorted(progress, key=lambda one: one.partition):
         if _advance(connection, destination, at, one):
             kept.append(one)
-        else:
+        elif not _is_made(connection, destination, one):
             lost.add(one.partition)
     bulk.upsert(
         connection,
@@ -232,9 +240,16 @@ def _advance(connection: Connection, destination: str, at: int, one: Progress) -
             "offset": one.offset,
             "marks": marks,
             "at": at,
+            "writes": one.writes,
         },
     )
     return done.rowcount == 1
+
+
+def _is_made(connection: Connection, destination: str, one: Progress) -> bool:
+    """Whether the owner has made this write before: the answer to its commit was lost."""
+    key = {"destination": destination, "partition": one.partition, "epoch": one.epoch, "writes": one.writes}
+    return connection.execute(_MADE, key).first() is not None
 
 
 def _storable(words: str) -> str:
@@ -246,27 +261,38 @@ def _cause(one: Row | Change) -> str:
     return cause_of(_storable(one.reason)) if one.state == "dead" else ""
 
 
-def has_again(connection: Connection, destination: str) -> bool:
-    """Whether dead letters were put back that nobody has taken up yet. Cheap enough to be asked every second,
-    at a glance."""
-    return bool(bulk.select(connection, _AGAIN, [destination]))
+def to_take_up(connection: Connection, destination: str, partitions: Iterable[int], most: int) -> dict[int, list[int]]:
+    """Dead letters of these partitions that were put back and nobody has taken up yet: their offsets, at most `most`. Cheap enough
+    to be asked every second, at a glance."""
+    found: dict[int, list[int]] = {}
+    numbers = ", ".join(map(str, sorted(partitions))) or "NULL"
+    for partition, offset in bulk.select(connection, _AGAIN % (numbers, most), [destination]):
+        found.setdefault(partition, []).append(offset)
+    return found
 
 
 def take_up(
-    connection: Connection, destination: str, epochs: Mapping[int, int], most: int
+    connection: Connection, destination: str, epochs: Mapping[int, int], wanted: Mapping[int, Sequence[int]]
 ) -> dict[int, Sequence[Listed]]:
-    """Makes at most `most` events that were put back outstanding again, by partition and in order of their offsets, for
-    the owner of these epochs. Of a partition that has another owner by now nothing is taken."""
+    """Makes events that were put back outstanding again for the owner of these epochs, and answers those that are, by partition
+    and in order of their offsets; repeated, it answers the same. Of a partition that has another owner by now nothing is taken."""
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"  # SQLite has one writer
     owner = text(_EPOCH.text + lock)
     taken: dict[int, Sequence[Listed]] = {}
-    for partition, epoch in sorted(epochs.items()):
+    for partition, offsets in sorted(wanted.items()):
         key = {"destination": destination, "partition": partition}
-        if most > 0 and connection.execute(owner, key).scalar() == epoch:
-            rows = connection.execute(_TAKE_UP, key | {"most": most})
-            taken[partition] = sorted(Listed(*row) for row in rows)
-            most -= len(taken[partition])
+        if connection.execute(owner, key).scalar() == epochs.get(partition):
+            connection.execute(_TAKE_UP, [key | {"offset": offset} for offset in offsets])
+            taken[partition] = _listed(connection, key, offsets)
     return {partition: rows for partition, rows in taken.items() if rows}
+
+
+def _listed(connection: Connection, key: dict[str, object], offsets: Collection[int]) -> Sequence[Listed]:
+    """Those of these events that are outstanding."""
+    among = frozenset(offsets)
+    span = key | {"first": min(among), "last": max(among)}
+    rows = connection.execute(_BETWEEN, span)
+    return [one for row in rows if (one := Listed(*row)).offset in among]
 
 
 def values(connection: Connection, destination: str, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:

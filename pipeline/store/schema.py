@@ -336,6 +336,7 @@ destination_positions: Final = Table(
     Column("offset", BigInteger, nullable=False),  # next offset to read
     Column("marks", Text, nullable=False),  # {origin partition: highest origin offset seen}
     Column("updated_at", BigInteger, nullable=False),
+    Column("writes", BigInteger, nullable=False, server_default="0"),  # by owners: one that is repeated is known by it
 )
 
 destination_state: Final = Table(

@@ -173,10 +173,20 @@ async def test_a_former_owner_takes_nothing_up(world: DeliveryWorld) -> None:
     await move(world, "retry")
     claims = await world.database.run(lambda c: ledger.claim(c, "crm", [0], 1))
     epoch = claims[0].epoch
-    late = await world.database.run(lambda c: ledger.take_up(c, "crm", {0: epoch - 1}, 10))
-    none = await world.database.run(lambda c: ledger.take_up(c, "crm", {0: epoch}, 0))
-    taken = await world.database.run(lambda c: ledger.take_up(c, "crm", {0: epoch}, 10))
-    assert (late, none, [one.offset for one in taken[0]]) == ({}, {}, [0])
+    wanted = await world.database.run(lambda c: ledger.to_take_up(c, "crm", [0, 1], 10))
+    late = await world.database.run(lambda c: ledger.take_up(c, "crm", {0: epoch - 1}, wanted))
+    taken = await world.database.run(lambda c: ledger.take_up(c, "crm", {0: epoch}, wanted))
+    assert (wanted, late, [one.offset for one in taken[0]]) == ({0: [0]}, {}, [0])
+
+
+async def test_letters_are_taken_up_though_the_answer_to_that_was_lost(world: DeliveryWorld) -> None:
+    await refused(world, m1=Rejected("http 422"), m2=Rejected("http 422"))
+    await move(world, "retry")
+    (claim,) = (await world.database.run(lambda c: ledger.claim(c, "crm", [0], 1))).values()
+    wanted = await world.database.run(lambda c: ledger.to_take_up(c, "crm", [0], 10))
+    taken = [await world.database.run(lambda c: ledger.take_up(c, "crm", {0: claim.epoch}, wanted)) for _ in range(2)]
+    assert taken[0] == taken[1]
+    assert [one.message_id for one in taken[0][0]] == ["m1", "m2"]
 
 
 async def test_an_event_that_is_no_letter_cannot_be_moved(world: DeliveryWorld) -> None:

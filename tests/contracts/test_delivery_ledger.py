@@ -39,6 +39,7 @@ def progress(
     offset: int,
     *,
     epoch: int = 1,
+    writes: int = 0,
     marks: Mapping[int, int] | None = None,
     span: Range | None = None,
     counts: Mapping[str, Counts] | None = None,
@@ -48,6 +49,7 @@ def progress(
     return Progress(
         partition=0,
         epoch=epoch,
+        writes=writes,
         offset=offset,
         marks=marks or {},
         range=span,
@@ -113,18 +115,27 @@ def test_a_lost_partition_does_not_take_the_others_with_it(database: Database) -
 def test_counters_add_up(database: Database) -> None:
     claim(database)
     record(database, progress(5, counts={"web": Counts(1, 2, 3), "app": Counts(1, 0, 0)}))
-    record(database, progress(9, counts={"web": Counts(10, 0, 0)}))
+    record(database, progress(9, writes=1, counts={"web": Counts(10, 0, 0)}))
     assert sorted(counts(database)) == [
         ("crm", 0, "app", 1, 0, 0, 0, 0),
         ("crm", 0, "web", 11, 2, 3, 0, 0),
     ]
 
 
+def test_a_write_whose_answer_was_lost_may_be_repeated(database: Database) -> None:
+    claim(database)
+    once = progress(5, counts={"web": Counts(5, 0, 0)}, rows=[row(3)])
+    assert [record(database, once), record(database, once)] == [frozenset(), frozenset()]
+    assert counts(database) == [("crm", 0, "web", 5, 0, 0, 0, 0)]
+    claim(database)
+    assert record(database, once) == {0}, "but not once another owner is there"
+
+
 def test_a_delivered_exception_loses_its_bytes_and_a_dead_one_keeps_them(database: Database) -> None:
     claim(database)
     record(database, progress(9, rows=[row(3), row(4), row(5)]))
     changes = [Change(3, "delivered", 2, "", 50), Change(4, "dead", 3, "http 422", 60), Change(5, "retry", 2, "x", 70)]
-    record(database, progress(9, changes=changes))
+    record(database, progress(9, writes=1, changes=changes))
     places = [(0, 3), (0, 4), (0, 5), (0, 6)]
     values = database.read_sync(lambda connection: ledger.values(connection, "crm", places))
     assert values == {(0, 4): b"bytes", (0, 5): b"bytes"}
@@ -142,7 +153,7 @@ def test_purging_forgets_paths_and_keeps_the_books(database: Database) -> None:
     claim(database)
     record(database, progress(5, span=Range(0, 5, {}), counts={"web": Counts(2, 0, 0)}, rows=[row(3), row(4)]), at=10)
     changes = [Change(3, "delivered", 2, "", 20)]
-    record(database, progress(9, span=Range(5, 9, {}), changes=changes), at=40)
+    record(database, progress(9, writes=1, span=Range(5, 9, {}), changes=changes), at=40)
     assert database.run_sync(lambda connection: ledger.purge(connection, 30)) == 2
 
     def left(connection: Connection) -> tuple[list[int], list[int]]:

@@ -79,7 +79,7 @@ def test_an_event_that_waited_is_delivered_in_the_ledger(database: Database) -> 
     claim = database.run_sync(lambda connection: ledger.claim(connection, "hook", [3], 1))[3]
     row = ledger.Row(0, "retry", "web", "use_1", "m1", 1, "http 500", 1, 2, b"bytes")
     change = ledger.Change(0, "delivered", 2, "", 3)
-    for step in (progress(claim, 1, rows=[row]), progress(claim, 1, changes=[change])):
+    for step in (progress(claim, 1, rows=[row]), progress(claim, 1, changes=[change], writes=1)):
         assert database.run_sync(lambda connection, step=step: ledger.record(connection, "hook", 1, [step])) == set()  # type: ignore[misc]  # bound now
     listed = schema.exceptions.c
     assert database.read_sync(
