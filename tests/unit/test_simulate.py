@@ -145,7 +145,7 @@ async def test_partitions_are_taken_in_the_order_of_time_however_little_is_read_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever device comes first takes the only place that the limit leaves; one partition holds most."""
-    monkeypatch.setattr("pipeline.simulate._READ", 3)
+    monkeypatch.setattr("pipeline.recorded._READ", 3)
     calls = [call(f"m{number:02d}", user="u", device=f"d{number:02d}") for number in range(60)]
     places = [number % 3 if number % 10 == 9 else 0 for number in range(60)]
     records = [
