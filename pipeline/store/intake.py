@@ -45,19 +45,22 @@ def applied_positions(connection: Connection) -> dict[int, int]:
     return {row.partition: row.applied for row in connection.execute(select(table.c.partition, table.c.applied))}
 
 
-def apply(connection: Connection, work: Work, emitted: Mapping[int, int], rules: Rules) -> list[Emission]:
+def apply(
+    connection: Connection, work: Work, emitted: Mapping[int, int], rules: Rules, *, seq: int | None = None
+) -> list[Emission]:
     """Applies what is new, and answers what `resolved` must get, in the order of the log.
 
     Records below the applied position were applied before: by us, when the answer to a commit was lost or a process died
     before it had emitted them, or by another member. They change nothing and are emitted again. `emitted` is how far
-    the caller knows that emission has come; it is written with the position."""
+    the caller knows that emission has come; it is written with the position. `seq` is where these events stand in the serial
+    order: the present (µs), unless they are recorded ones."""
     applied = _lock_positions(connection, work, emitted)
     seen = accepted.find(connection, [one.key for one in work.events])
     graph = load(
         connection, (str(one) for parsed in work.events for one in (*parsed.found.ids, *parsed.found.accounts))
     )
     windows.complete(connection, graph, rules.windowed)
-    graph.seq = time.time_ns() // 1000
+    graph.seq = time.time_ns() // 1000 if seq is None else seq
     held = barred.bar(connection, work, applied, rules)
     work = held.work
     merges = _merges_again(connection, work, applied, seen, graph)
