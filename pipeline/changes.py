@@ -7,15 +7,15 @@ the same change.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from pipeline.graph import Graph, Merge, News, founded_by
+from pipeline.graph import Graph, Merge, Move, News, founded_by
 from pipeline.parse import Parsed
 from pipeline.profile import ACCOUNTS, USERS, Node
 from pipeline.split import Change, Family
-from schemas.changes import Cause, Kind, ProfileChange, Removed
+from schemas.changes import Cause, Kind, ProfileChange, Removed, identifier_hash
 from schemas.events import Event, ExternalId
 from schemas.identity import Collection
 from schemas.topics import INTERNAL_SOURCE
@@ -62,24 +62,71 @@ def changes_of(event: Event, key: bytes, news: News) -> list[ProfileChange]:
                 ids=ids,
             )
         )
-    return made + [_merged(one, cause) for one in news.merged]
+    return _left(key, cause, news.moved) + made + [_merged(one, cause) for one in news.merged]
 
 
-def news_of(parsed: Parsed, graph: Graph, merges: Iterable[Merge]) -> News | None:
-    """What an event that was applied earlier changed, as nodes and merges tell. `graph` has its ids, `merges` are those of
-    the profiles that they belong to. What was forgotten since is not told."""
+class Made(NamedTuple):
+    """The merges of some profiles and the moves of some ids, in serial order."""
+
+    merges: Sequence[Merge]
+    moves: Sequence[Move]
+
+
+def news_of(parsed: Parsed, graph: Graph, made: Made) -> News | None:
+    """What an event that was applied earlier changed, as nodes, merges and moves tell. `graph` has its ids, `made` are the merges of
+    the profiles that they belong to, and the moves of the ids. What was forgotten since is not told."""
     event = parsed.event
-    nodes = (graph.nodes.get(str(one)) for one in (*parsed.found.accounts, *parsed.found.ids))
-    mapped = [one for one in nodes if one is not None and one.home is not None and _is_of(one, event)]
-    merged = [one for one in merges if _is_of(one, event)]
+    keys = [str(one) for one in (*parsed.found.accounts, *parsed.found.ids)]
+    nodes = [graph.nodes[key] for key in keys if key in graph.nodes]
+    nodes += [_was(one) for one in made.moves if one.key in keys]
+    mapped = [one for one in nodes if one.home is not None and _is_of(one, event)]
+    merged = [one for one in made.merges if _is_of(one, event)]
+    moved = [one for one in made.moves if _is_of(one, event)]
     if not mapped and not merged:
         return None
     founded = {founded_by(event, parsed.key, collection) for collection in (USERS, ACCOUNTS)}
-    return News([one for one in founded if any(node.home == one for node in mapped)], mapped, merged)
+    return News([one for one in founded if any(node.home == one for node in mapped)], mapped, merged, moved)
 
 
-def _is_of(one: Node | Merge, event: Event) -> bool:
+def _was(move: Move) -> Node:
+    """The id as it was mapped until it moved."""
+    return Node(
+        move.key,
+        move.left,
+        home=move.was_home,
+        seq=move.was_seq,
+        source=move.was_source,
+        message_id=move.was_message_id,
+    )
+
+
+def _is_of(one: Node | Merge | Move, event: Event) -> bool:
     return one.message_id == event.message_id and one.source == event.source
+
+
+def _left(key: bytes, cause: Cause, moved: Iterable[Move]) -> list[ProfileChange]:
+    """What the profiles lost that ids left."""
+    lost: defaultdict[tuple[str, str], list[Move]] = defaultdict(list)
+    for one in moved:
+        lost[one.left, one.joined].append(one)
+    return [
+        ProfileChange(
+            id=f"id_removed:{left}:{key.hex()}",
+            kind="id_removed",
+            profile=left,
+            seq=moves[0].seq,
+            cause=cause,
+            collection=collection_of(left),
+            other=joined,
+            removed=[_removed(one.key) for one in moves],
+        )
+        for (left, joined), moves in lost.items()
+    ]
+
+
+def _removed(key: str) -> Removed:
+    one = ExternalId(*key.split(":", 1))
+    return Removed(one.type, identifier_hash(one))
 
 
 def _merged(one: Merge, cause: Cause) -> ProfileChange:

@@ -1,8 +1,9 @@
 """The part of the identity graph that a batch touches, in memory: events are applied to it one after the other, then the
 store writes back what changed. Pure: no clock, no database."""
 
+from collections.abc import Collection as Container
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.identity import NO_IDS, Demoted, Rules, decide
@@ -14,6 +15,8 @@ from pipeline.profile import (
     absorb,
     add_id,
     base62,
+    drop_id,
+    inherit,
     message_key,
     profile_id,
     seen,
@@ -71,6 +74,34 @@ class Merge:
         return "mrg_" + base62(message_key(f"{self.absorbed}\0{self.source}", self.message_id), 22)
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An id left a profile for that of another person's event. The `was_` fields tell of its mapping until then: the profile, the time and
+    place in the serial order, and the event that made it. What hung on the id stayed, with `heir`."""
+
+    key: str
+    left: str
+    joined: str
+    at: int
+    source: str
+    message_id: str
+    type: str
+    rules: int
+    seq: int
+    was_home: str
+    was_added_at: int
+    was_seq: int
+    was_source: str
+    was_message_id: str
+    heir: str = ""
+    events: int = 0  # that hung on it
+
+    @property
+    def id(self) -> str:
+        """The same in every replay: made from the id and the event that moved it."""
+        return "mov_" + base62(message_key(f"{self.key}\0{self.source}", self.message_id), 22)
+
+
 class Outcome(NamedTuple):
     """Where an event went: the person's profile and node, both empty when no identifier was left. `ids` are those that it
     promotes, those of an account too."""
@@ -84,11 +115,12 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True)
 class News:
-    """What an event changed of who is who: profiles created, ids mapped, merges in order."""
+    """What an event changed of who is who: ids that left, profiles created, ids mapped, merges in order."""
 
     founded: list[str] = field(default_factory=list)
     mapped: list[Node] = field(default_factory=list)
     merged: list[Merge] = field(default_factory=list)
+    moved: list[Move] = field(default_factory=list)
 
 
 class _Cause(NamedTuple):
@@ -118,6 +150,15 @@ class Graph:
     locks are held, to the time in microseconds."""
     news: News | None = None
     """Of the event applied last; most have none."""
+    moves: list[Move] = field(default_factory=list)
+    evidence: dict[str, dict[tuple[str, str], Edge]] = field(default_factory=dict)
+    """What is stored of ids that may move, by id: its edges, and in `memberships` its links by account. `cut` and `unlinked` are
+    those of them that moves took away."""
+    memberships: dict[str, dict[str, Sighting]] = field(default_factory=dict)
+    cut: set[tuple[str, str]] = field(default_factory=set)
+    unlinked: set[tuple[str, str]] = field(default_factory=set)
+    met: dict[str, set[str]] = field(default_factory=dict)
+    """The ids that an id which may move was seen with on events applied here."""
 
     def canonical(self, profile: str) -> str:
         """The survivor of a profile, itself when it was never absorbed. A chain of merges is followed once: who stands on it leads
@@ -199,7 +240,7 @@ class Graph:
                 node.profile = profile.id
                 self.changed_nodes.add(node.key)
         at = event.timestamp if event.timestamp < event.received_at else event.received_at
-        self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules.version)
+        self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules)
         return Outcome(profile.id, nodes[0].key, ids, ())
 
     def _fold(
@@ -209,7 +250,7 @@ class Graph:
         event: Event,
         at: int,
         traits: Mapping[str, Any] | None,
-        rules: int,
+        rules: Rules,
     ) -> None:
         """Lets the first node and the profile have an event, and links the nodes."""
         first = nodes[0]
@@ -222,16 +263,24 @@ class Graph:
         self.changed_nodes.add(first.key)
         self.changed_profiles.add(profile.id)
         for other in nodes[1:]:
-            self._edge(first.key, other.key, event, at, rules)
+            self._edge(first.key, other.key, event, at, rules.version)
+        if rules.moving:
+            for other in nodes[1:]:
+                self._meet((first.key, other.key), rules)
 
     def _resolve(
         self, collection: Collection, ids: Sequence[ExternalId], traits: Mapping[str, Any] | None, cause: _Cause
     ) -> Outcome:
         """Resolves one event among users or among accounts."""
-        decision = decide(ids, self._reached, cause.at, cause.rules)
+        decision = decide(ids, self._reached, cause.at, cause.rules, self._apart)
+        seq = self.seq
+        if decision.moved:
+            self.seq += 1  # what it leaves comes before what it joins
         profile = self._survivor(decision.profiles, collection, cause)
+        for one in decision.moved:
+            self._move(str(one), profile, seq, cause)
         nodes = [self._node(one, profile, cause) for one in decision.ids]
-        self._fold(nodes, profile, cause.event, cause.at, traits, cause.rules.version)
+        self._fold(nodes, profile, cause.event, cause.at, traits, cause.rules)
         return Outcome(profile.id, nodes[0].key, decision.ids, decision.demoted)
 
     def _reached(self, one: ExternalId) -> Profile | None:
@@ -240,6 +289,10 @@ class Graph:
             return None
         profile = self.profiles[node.profile]
         return profile if profile.merged_into is None else self.profiles[self.canonical(profile.id)]
+
+    def _apart(self, one: ExternalId) -> Sequence[str]:
+        node = self.nodes.get(f"{one.type}:{one.value}")
+        return () if node is None else node.apart
 
     def _survivor(self, reached: Sequence[Profile], collection: Collection, cause: _Cause) -> Profile:
         """The one profile that the reached ones become: the earliest, smallest id first; a new one when none was."""
@@ -305,6 +358,90 @@ class Graph:
         else:
             _once_more(edge, at)
 
+    # ── Ids of their latest owner ─────────────────────────────────────────────────────────────────────────────────
+
+    def _meet(self, pair: tuple[str, str], rules: Rules) -> None:
+        for key, other in (pair, pair[::-1]):
+            if key.partition(":")[0] in rules.moving:
+                self.met.setdefault(key, set()).add(other)
+
+    def _move(self, key: str, joined: Profile, seq: int, cause: _Cause) -> None:
+        """Takes an id out of its profile, which stays what it was: what hangs on the id goes to the most trusted one that it was seen
+        with."""
+        gone, event = self.nodes[key], cause.event
+        assert gone.profile is not None, "what moves is mapped"
+        left = self.profiles[self.canonical(gone.profile)]
+        edges = self._taken(key)
+        heir = self._heir(key, left, edges, cause.rules)
+        inherit(heir, gone)
+        for other, edge in edges.items():
+            if other != heir.key:
+                self._hand_over((heir.key, other) if heir.key < other else (other, heir.key), edge, cause.rules)
+        self._hand_over_links(key, heir.key)
+        drop_id(left, key.partition(":")[0], gone.added_at)
+        self.nodes[key] = Node(key)
+        self.changed_nodes.update((key, heir.key))
+        self.changed_profiles.add(left.id)
+        move = Move(
+            key=key,
+            left=left.id,
+            joined=joined.id,
+            at=event.received_at,
+            source=event.source,
+            message_id=event.message_id,
+            type=event.type,
+            rules=cause.rules.version,
+            seq=seq,
+            was_home=gone.home or left.id,
+            was_added_at=gone.added_at or 0,
+            was_seq=gone.seq,
+            was_source=gone.source,
+            was_message_id=gone.message_id,
+            heir=heir.key,
+            events=gone.events,
+        )
+        self.moves.append(move)
+        self._news().moved.append(move)
+
+    def _taken(self, key: str) -> dict[str, Edge]:
+        """The edges of an id by the other end, which are gone from then on."""
+        taken: dict[str, Edge] = {}
+        for pair, edge in self.evidence.pop(key, {}).items():
+            other = pair[1] if pair[0] == key else pair[0]
+            self.evidence.get(other, {}).pop(pair, None)
+            self.cut.add(pair)
+            taken[other] = edge
+        for other in self.met.pop(key, ()):
+            edge_here = self.edges.pop((key, other) if key < other else (other, key), None)
+            if edge_here is not None:
+                taken[other] = edge_here if other not in taken else _joined(taken[other], edge_here)
+        return taken
+
+    def _heir(self, key: str, left: Profile, edges: Container[str], rules: Rules) -> Node:
+        def trust(node: Node) -> tuple[tuple[int, str], int, str]:
+            return rules.rank(node.key.partition(":")[0]), node.seq, node.key
+
+        seen_with = [self.nodes[other] for other in edges]
+        if not seen_with:  # an id that a split left without evidence
+            own = (node for node in self.nodes.values() if node.profile is not None and node.key != key)
+            seen_with = [node for node in own if node.profile and self.canonical(node.profile) == left.id]
+        return min(seen_with, key=trust)
+
+    def _hand_over(self, pair: tuple[str, str], edge: Edge, rules: Rules) -> None:
+        known = self.edges.get(pair)
+        self.edges[pair] = edge if known is None else _joined(known, edge)
+        self._meet(pair, rules)
+
+    def _hand_over_links(self, key: str, heir: str) -> None:
+        taken = self.memberships.pop(key, {})
+        self.unlinked.update((key, account) for account in taken)
+        for node, account in [pair for pair in self.links if pair[0] == key]:
+            here = self.links.pop((node, account))
+            taken[account] = here if account not in taken else _joined(taken[account], here)
+        for account, sighting in taken.items():
+            known = self.links.get((heir, account))
+            self.links[heir, account] = sighting if known is None else _joined(known, sighting)
+
     def _violations(self, profile: str, demoted: Sequence[Demoted], cause: _Cause) -> None:
         for one, violation in {(str(refused.id), refused.violation) for refused in demoted}:
             self._sight(self.violations, (profile, one, violation), cause)
@@ -327,6 +464,15 @@ def founded_by(event: Event, key: bytes, collection: Collection) -> str:
 
 
 _NOBODY = Outcome("", "", (), ())
+
+
+S = TypeVar("S", Edge, Sighting)
+
+
+def _joined(first: S, second: S) -> S:
+    """One for two; the event of the first stays on record."""
+    earliest, latest = min(first.first_at, second.first_at), max(first.last_at, second.last_at)
+    return replace(first, count=first.count + second.count, first_at=earliest, last_at=latest)
 
 
 def _once_more(known: Edge | Sighting, at: int) -> None:

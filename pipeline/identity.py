@@ -5,6 +5,7 @@ identifier for as long as the profile that would result breaks a limit it did no
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -49,6 +50,7 @@ class IdType:
     suggested: bool
     values: frozenset[str]
     patterns: Sequence[Any]
+    latest_owner: bool
 
     def normalize(self, value: str) -> str:
         """The form in which values are compared: trimmed, and in lower case where case does not matter."""
@@ -73,6 +75,7 @@ class Rules:
         names = sorted(self.config.known(), key=self._order)
         self.types: Mapping[str, IdType] = {name: self._compiled(name, rank) for rank, name in enumerate(names)}
         self.windowed = frozenset(name for name, one in self.types.items() if one.window)
+        self.moving = frozenset(name for name, one in self.types.items() if one.latest_owner)
         self._others: dict[str, IdType] = {}
 
     def type(self, name: str) -> IdType:
@@ -97,9 +100,10 @@ class Rules:
         """The form in which an identifier is compared."""
         return self.type(kind).normalize(value)
 
-    def _order(self, name: str) -> tuple[int, str]:
-        priority = self.config.priority
-        return (priority.index(name) if name in priority else len(priority), name)
+    def _order(self, name: str) -> tuple[bool, int, str]:
+        priority, given = self.config.priority, self.config.types.get(name)
+        moves = given is not None and given.latest_owner
+        return (moves, priority.index(name) if name in priority else len(priority), name)
 
     def _compiled(self, name: str, rank: int) -> IdType:
         given = self.config.types.get(name, IdTypeConfig())
@@ -117,6 +121,7 @@ class Rules:
             suggested=blocked.suggested,
             values=frozenset(values),
             patterns=tuple(re2.compile(one) for one in blocked.patterns),
+            latest_owner=given.latest_owner,
         )
 
 
@@ -146,18 +151,41 @@ class Demoted:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Which identifiers are promoted, the most trusted first; which known profiles they reach (none: create one; several:
-    merge them); and what was refused."""
+    merge them); what was refused; and which of the promoted ones leave another profile."""
 
     ids: Sequence[ExternalId]
     profiles: Sequence[Profile]
     demoted: Sequence[Demoted]
+    moved: Sequence[ExternalId] = ()
+
+
+def _nowhere(_: ExternalId) -> Sequence[str]:
+    return ()
 
 
 def decide(
-    ids: Sequence[ExternalId], profile_of: Callable[[ExternalId], Profile | None], at: int, rules: Rules
+    ids: Sequence[ExternalId],
+    profile_of: Callable[[ExternalId], Profile | None],
+    at: int,
+    rules: Rules,
+    apart_of: Callable[[ExternalId], Sequence[str]] = _nowhere,
 ) -> Decision:
     """Steps 5 to 12 of the algorithm, for ids that are arranged already, at least one. `profile_of` gives an identifier's
-    canonical profile, `at` is the event's time."""
+    canonical profile, `apart_of` the splits that hold it, `at` is the event's time. Ids that belong to their latest owner
+    take no part: they go where the others lead."""
+    followers = [one for one in ids if one.type in rules.moving] if rules.moving else ()
+    if not followers:
+        return _of_trusted(ids, profile_of, at, rules)
+    trusted = [one for one in ids if one.type not in rules.moving]
+    if not trusted:  # then whoever has the first of them that anybody has
+        trusted = [next((one for one in followers if profile_of(one) is not None), followers[0])]
+    decision = _of_trusted(trusted, profile_of, at, rules)
+    return _followed(decision, [one for one in followers if one not in trusted], profile_of, apart_of, at, rules)
+
+
+def _of_trusted(
+    ids: Sequence[ExternalId], profile_of: Callable[[ExternalId], Profile | None], at: int, rules: Rules
+) -> Decision:
     kept = [(one, profile_of(one)) for one in ids]
     refused: _Refused = []
     while len(kept) > 1 and (broken := _broken(kept, at, rules)) is not None:
@@ -203,9 +231,9 @@ def _count(profile: Profile, kind: IdType, at: int) -> int:
     return len(times) - bisect_right(times, at - kind.window)
 
 
-def _conflicts(profiles: Sequence[Profile]) -> int:
-    """How many splits have both of their sides among these profiles."""
-    tokens = {token for profile in profiles for token in profile.apart}
+def _conflicts(profiles: Sequence[Profile], more: Iterable[str] = ()) -> int:
+    """How many splits have both of their sides among these profiles and in `more`."""
+    tokens = {token for profile in profiles for token in profile.apart}.union(more)
     splits = [token.rpartition(":")[0] for token in tokens]
     return len(splits) - len(set(splits))
 
@@ -250,3 +278,61 @@ def _within(kept: _Reached, demoted: list[Demoted], rules: Rules) -> Decision:
 def _merges(profiles: Sequence[Profile]) -> int:
     """How many merges would make up the profile that these become."""
     return sum(profile.merges for profile in profiles) + len(profiles) - 1
+
+
+# ── Ids of their latest owner ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class _Person:
+    """What an event comes to so far: its profiles, and how many ids of each type are new to them."""
+
+    profiles: list[Profile]
+    fresh: Counter[str]
+
+    def violation(
+        self, kind: IdType, profile: Profile | None, apart: Sequence[str], at: int, rules: Rules
+    ) -> str | None:
+        """Why an id of a type may not follow; `profile` is one that it brings along. None when it may."""
+        if _conflicts(self.profiles, apart):
+            return KEPT_APART
+        merged = [] if profile is None else [*self.profiles, profile]
+        if len(merged) > 1 and _merges(merged) > rules.config.merges_per_profile:
+            return MERGE_LIMIT
+        brought = 1 if profile is None else _count(profile, kind, at)
+        if (
+            brought
+            and self.fresh[kind.name] + brought + sum(_count(one, kind, at) for one in self.profiles) > kind.limit
+        ):
+            return _violation(kind.name, rules)
+        total = sum(self.fresh.values()) + sum(sum(one.ids.values()) for one in self.profiles)
+        return MAPPING_LIMIT if total >= rules.config.ids_per_profile else None
+
+
+def _followed(
+    decision: Decision,
+    followers: Iterable[ExternalId],
+    profile_of: Callable[[ExternalId], Profile | None],
+    apart_of: Callable[[ExternalId], Sequence[str]],
+    at: int,
+    rules: Rules,
+) -> Decision:
+    """The same with ids that follow the others: each is theirs already, is new, leaves a profile that has other ids, or brings one
+    along that has none. What a limit or a split forbids is refused, and stays where it is."""
+    ids, demoted, moved = list(decision.ids), list(decision.demoted), list[ExternalId]()
+    person = _Person(list(decision.profiles), Counter(one.type for one in ids if profile_of(one) is None))
+    for one in followers:
+        owner = profile_of(one)
+        if owner is None or all(owner is not each for each in person.profiles):
+            whole = owner if owner is not None and sum(owner.ids.values()) == 1 else None
+            if (why := person.violation(rules.type(one.type), whole, apart_of(one), at, rules)) is not None:
+                demoted.append(Demoted(one, why))
+                continue
+            if whole is not None:
+                person.profiles.append(whole)
+            else:
+                person.fresh[one.type] += 1
+                if owner is not None:
+                    moved.append(one)
+        ids.append(one)
+    return Decision(ids, person.profiles, demoted, moved)

@@ -128,6 +128,19 @@ def later(state: Profile | Node, at: int, message_id: str, source: str) -> None:
         state.last_seen, state.last_message, state.last_source = at, message_id, source
 
 
+def inherit(heir: Node, gone: Node) -> None:
+    """Lets a node have what hangs on another one: traits, sums and marks of splits."""
+    for name, write in gone.traits.items():
+        known = heir.traits.get(name)
+        if known is None or stamp_of(known) < stamp_of(write):
+            heir.traits[name] = write
+    heir.events += gone.events
+    heir.first_seen = min(heir.first_seen, gone.first_seen)
+    later(heir, gone.last_seen, gone.last_message, gone.last_source)
+    if gone.apart:
+        heir.apart = sorted({*heir.apart, *gone.apart})
+
+
 def absorb(survivor: Profile, other: Profile) -> None:
     """Merges `other` into `survivor`: costs what the two hold now, not their history. `other` holds nothing from then on."""
     for name, write in other.traits.items():
@@ -159,6 +172,18 @@ def _empty(profile: Profile) -> None:
     profile.ids, profile.traits, profile.added, profile.apart = {}, {}, {}, []
     profile.events, profile.first_seen, profile.merges = 0, 1 << 62, 0
     profile.last_seen, profile.last_source, profile.last_message = 0, "", ""
+
+
+def drop_id(profile: Profile, kind: str, at: int | None) -> None:
+    """Counts an external id no more that was mapped at a time; its state is another id's by now."""
+    profile.ids[kind] -= 1
+    if not profile.ids[kind]:
+        del profile.ids[kind]
+    times = profile.added.get(kind, [])
+    if at in times:
+        times.remove(at)
+        if not times:
+            del profile.added[kind]
 
 
 def add_id(profile: Profile, kind: str, at: int, *, windowed: bool) -> None:

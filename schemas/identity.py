@@ -97,6 +97,11 @@ class IdTypeConfig(_Model):
     case_sensitive: bool | None = Field(
         None, description="Whether values that differ in case differ: all do but e-mail addresses when left out."
     )
+    latest_owner: bool = Field(
+        False,
+        description="It belongs to whoever was seen with it last, as push tokens do: it joins no two people, and leaves its profile for that "
+        "of another person's event. Such types are trusted less than all others.",
+    )
     blocked: BlockedConfig = Field(
         default=BlockedConfig(values=(), patterns=(), suggested=True), description="Values that name nobody."
     )
@@ -140,6 +145,15 @@ class IdentityConfig(_Model):
         if twice:
             raise ValueError(f"{twice[0]} is named twice; keep one")
         return names
+
+    @field_validator("types")
+    @classmethod
+    def _movable(cls, types: dict[str, IdTypeConfig]) -> dict[str, IdTypeConfig]:
+        for name, one in types.items():
+            accounts = (one.collection or BUILT_IN.get(name)) == "accounts"
+            if one.latest_owner and (accounts or name == "user_id"):
+                raise ValueError(f"{name} cannot have latest_owner: it names its owner; set it for ids of devices")
+        return types
 
     def known(self) -> list[str]:
         """Every type there is, those not enabled too."""

@@ -420,3 +420,47 @@ CASES: Final[Mapping[int, Case]] = {
     64: Case("a time in the future", "u1 t=402d plan=x; u1 t=400d plan=y", ["u1"], traits={"plan": "y"}),
 }
 """43 is in the tests of splits, 57 and 58 in those of deletion, 59 and 65 are tests of their own over these."""
+
+_LATEST: Final = config(
+    **{"ios.push_token": IdTypeConfig(latest_owner=True, limit=2), "ios.idfa": IdTypeConfig(latest_owner=True)}
+)
+
+LATEST_OWNER: Final[Mapping[str, Case]] = {
+    "46, the token goes with its latest owner": Case(
+        "", "u1+k1; u2+k1", ["u1", "u2 k1"], config=_LATEST, events=[1, 1], merges=0
+    ),
+    "the token comes back with its first owner": Case(
+        "", "u1+k1; u2+k1; u1+k1", ["u1 k1", "u2"], config=_LATEST, events=[2, 1]
+    ),
+    "what hangs on a token stays with its owner": Case(
+        "", "u1+k1; k1 plan=pro; u2+k1; k1", ["u1", "u2 k1"], config=_LATEST, events=[2, 2], traits={"plan": "pro"}
+    ),
+    "it joins no two people, not even one nobody knows": Case(
+        "", "u1+a1+k1; a2+k1; u2+a2+k1", ["u1 a1", "a2 u2 k1"], config=_LATEST, events=[1, 2], merges=0
+    ),
+    "a profile that has no other id goes along": Case(
+        "", "k1; u1+k1; u2; k2; u2+k2", ["k1 u1", "u2 k2"], config=_LATEST, events=[2, 3], merges=1
+    ),
+    "what others decide is decided without it": Case(
+        "", "u1; u2+e2; k1; u1+e2+k1", ["u1 k1", "u2 e2"], ["e2 limit"], config=_LATEST, events=[3, 1], merges=1
+    ),
+    "a token over the limit stays where it is": Case(
+        "", "u1+k1; u1+k2; u2+k3; u1+k3; k3", ["u1 k1 k2", "u2 k3"], ["k3 limit"], config=_LATEST, events=[3, 2]
+    ),
+    "an account hears of whoever the token was of": Case(
+        "",
+        "u1+k1; group k1 g7; u2+k1",
+        ["u1", "u2 k1"],
+        config=_LATEST,
+        accounts=[("g7", {})],
+        links=["u1-g7"],
+        events=[2, 1],
+    ),
+    "a chain of owners": Case(
+        "", "u1+k1; k1; u2+k1; k1; u3+k1; k1; u1+k1", ["u1 k1", "u2", "u3"], config=_LATEST, events=[3, 2, 2]
+    ),
+    "an id that was seen with nothing but the token stays connected": Case(
+        "", "u1+k1; f1+k1; u2+k1; u1+f1", ["u1 f1", "u2 k1"], config=_LATEST, events=[3, 1], merges=0
+    ),
+}
+"""The option of case 46: tokens belong to their latest owner."""

@@ -101,7 +101,7 @@ class Hunt:
                 change = decode_change(record.value)
             except ValueError:
                 continue
-            if change.kind in ("deleted", "id_removed"):
+            if change.kind == "deleted" or (change.kind == "id_removed" and change.other is None):
                 continue  # ours, of what is gone
             if change.profile not in self._hunted.profiles and change.other not in self._hunted.profiles:
                 continue

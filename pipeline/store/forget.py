@@ -35,10 +35,12 @@ _BY_KEY: Final = {
     "nodes": ("key",),
     "edges": ("a", "b"),
     "links": ("node",),
+    "moves": ("key",),
     "violations": ("key",),
 }
 _BY_PROFILE: Final = {
     "merges": ("absorbed", "survivor"),
+    "moves": ("left_profile", "joined"),
     "splits": ("profile", "other"),
     "violations": ("profile",),
     "profile_reads": ("profile",),

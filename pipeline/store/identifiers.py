@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from pipeline.graph import Edge, Graph, Sighting
 from pipeline.identity import Rules
 from pipeline.privacy.marks import mark
-from pipeline.profile import Node, combined, later, stamp_of
+from pipeline.profile import Node, combined, inherit
 from pipeline.split import Family
 from pipeline.store import bulk, sightings, withdrawn
 from pipeline.store.erasures import IDENTIFIER, bury, key_of
@@ -71,7 +71,7 @@ def _delete(
         changed_profiles={root},
     )
     withdrawn.move(connection, gone, heir)
-    for table, column in (("nodes", "key"), ("edges", "a"), ("edges", "b"), ("links", "node")):
+    for table, column in (("nodes", "key"), ("edges", "a"), ("edges", "b"), ("links", "node"), ("moves", "key")):
         bulk.select(connection, f"DELETE FROM {table} WHERE {column} {{}} RETURNING 1", [gone])
     save(connection, save_graph)
     sightings.save(connection, save_graph)
@@ -83,14 +83,8 @@ def _delete(
 
 def inherited(heir: Node, gone: Node) -> Node:
     """The heir with what the other node holds as well."""
-    made = replace(heir, traits=dict(heir.traits), apart=sorted({*heir.apart, *gone.apart}))
-    for name, write in gone.traits.items():
-        known = made.traits.get(name)
-        if known is None or stamp_of(known) < stamp_of(write):
-            made.traits[name] = write
-    made.events += gone.events
-    made.first_seen = min(made.first_seen, gone.first_seen)
-    later(made, gone.last_seen, gone.last_message, gone.last_source)
+    made = replace(heir, traits=dict(heir.traits), apart=list(heir.apart))
+    inherit(made, gone)
     return made
 
 

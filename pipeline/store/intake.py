@@ -2,20 +2,22 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from pipeline.changes import changes_of, news_of
+from pipeline.changes import Made, changes_of, news_of
 from pipeline.corrections import filled
-from pipeline.graph import Graph, Merge
+from pipeline.graph import Graph, Move
 from pipeline.identity import Rules
+from pipeline.moving import movable
 from pipeline.parse import Parsed, Work
 from pipeline.store import accepted, barred, bulk, schema, sightings, usage, windows
 from pipeline.store.accepted import Applied, Row
 from pipeline.store.graph import load, merges_into, save
+from pipeline.store.moving import load_evidence, moves_of, save_moves
 from pipeline.usage import Usage, month_of
 from schemas.changes import ProfileChange
 from schemas.events import ExternalId, Origin
@@ -59,18 +61,20 @@ def apply(
     graph = load(
         connection, (str(one) for parsed in work.events for one in (*parsed.found.ids, *parsed.found.accounts))
     )
+    load_evidence(connection, graph, movable(work.events, graph, rules), rules)
     windows.complete(connection, graph, rules.windowed)
     graph.seq = time.time_ns() // 1000 if seq is None else seq
     held = barred.bar(connection, work, applied, rules)
     work = held.work
-    merges = _merges_again(connection, work, applied, seen, graph)
-    emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, merges)
+    made = _made_again(connection, work, applied, seen, graph)
+    emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, made)
     if again := barred.placeholders(connection, work, applied):
         emissions += [Emission(origin, profile, (), b"", value) for origin, profile, value in again]
         emissions.sort(key=lambda one: one.origin)
     refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:
         counts[refusal.source, refusal.origin.partition, "refused"] += 1
+    save_moves(connection, graph)
     save(connection, graph)
     sightings.save(connection, graph)
     bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
@@ -121,7 +125,7 @@ def _resolve(
     seen: dict[bytes, Applied],
     graph: Graph,
     rules: Rules,
-    merges: Sequence[Merge],
+    made: Made,
 ) -> tuple[list[Emission], list[Row], _Counts, Mapping[usage.Key, Usage]]:
     emissions: list[Emission] = []
     rows: list[Row] = []
@@ -137,7 +141,7 @@ def _resolve(
             if known is not None and known.origin == origin:
                 profile, promoted = known.profile, _promoted(parsed, known.profile, graph)
                 value = _corrected(parsed, promoted, graph) if correction else value
-                news = None if correction else news_of(parsed, graph, merges)
+                news = None if correction else news_of(parsed, graph, made)
                 changes = () if news is None else changes_of(event, key, news)
                 emissions.append(
                     Emission(origin, profile, promoted, b"" if profile else event.key, value, context, changes)
@@ -156,6 +160,8 @@ def _resolve(
             outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
             profile, node, promoted = outcome.profile, outcome.node, outcome.ids
             if graph.news is not None:
+                if graph.news.moved:
+                    rows = _with_heirs(rows, graph.news.moved)
                 changes = changes_of(event, key, graph.news)
             received_at = event.received_at
             at = event.timestamp if event.timestamp < received_at else received_at
@@ -172,16 +178,23 @@ def _resolve(
     return emissions, rows, counts, used
 
 
-def _merges_again(
+def _with_heirs(rows: Sequence[Row], moved: Iterable[Move]) -> list[Row]:
+    """Events of this poll that hung on what moved hang on its heir."""
+    heirs = {move.key: move.heir for move in moved if move.events}
+    return [row._replace(node=heirs[row.node]) if row.node in heirs else row for row in rows] if heirs else [*rows]
+
+
+def _made_again(
     connection: Connection, work: Work, applied: Mapping[int, int], seen: Mapping[bytes, Applied], graph: Graph
-) -> Sequence[Merge]:
-    """The merges that events of this poll may have made when they were applied before. After a crash only."""
+) -> Made:
+    """The merges and moves that events of this poll may have made when they were applied before. After a crash only."""
     again = [one for one in work.events if one.origin.offset < applied[one.origin.partition] and one.key in seen]
     if not again:
-        return ()
-    reached = {graph.profile_of(named) for one in again for named in (*one.found.ids, *one.found.accounts)}
-    reached |= {seen[one.key].profile for one in again}
-    return merges_into(connection, sorted(one for one in reached if one))
+        return Made((), ())
+    named = {each for one in again for each in (*one.found.ids, *one.found.accounts)}
+    reached = {graph.profile_of(one) for one in named} | {seen[one.key].profile for one in again}
+    merges = merges_into(connection, sorted(one for one in reached if one))
+    return Made(merges, moves_of(connection, sorted(map(str, named))))
 
 
 def _corrected(parsed: Parsed, ids: Sequence[ExternalId], graph: Graph) -> bytes:

@@ -8,7 +8,9 @@ Identity (DESIGN: nodes, edges, profiles):
   profile   a connected component; its row caches the combination of its nodes. `merged_into` points at the survivor
   merge     one profile joined into another, with the event that caused it
   split     a profile taken apart again, and what keeps it so
+  resolution  a profile that came of other rules, once they were applied to what was recorded
   violation an id that a rule refused, with the first event that brought it
+  move      an id that left its profile for that of its latest owner
   link      a user's node and an account's, seen on one event
 
 Forgetting:
@@ -182,6 +184,29 @@ links: Final = Table(
     Column("source", String, nullable=False),  # of the first event
     Column("message_id", String, nullable=False),
     Index("links_by_account", "account", "node"),
+)
+
+moves: Final = Table(
+    "moves",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("key", String, nullable=False),  # the id that moved
+    Column("left_profile", String, nullable=False),  # canonical then, as the next one
+    Column("joined", String, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("source", String, nullable=False),  # of the event that moved it
+    Column("message_id", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("rules", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("was_home", String, nullable=False),  # how it was mapped until then
+    Column("was_added_at", BigInteger, nullable=False),
+    Column("was_seq", BigInteger, nullable=False),
+    Column("was_source", String, nullable=False),
+    Column("was_message_id", String, nullable=False),
+    Index("moves_by_key", "key"),
+    Index("moves_by_left_profile", "left_profile"),
+    Index("moves_by_joined", "joined"),
 )
 
 identity_rules: Final = Table(

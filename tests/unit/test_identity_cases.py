@@ -8,7 +8,7 @@ from pipeline.extract import Extract
 from pipeline.graph import Graph
 from pipeline.profile import message_key, values
 from schemas.reasons import Reason
-from tests.identity_cases import CASES, Case, State, check, events, refused, shown
+from tests.identity_cases import CASES, LATEST_OWNER, Case, State, check, events, refused, shown
 
 NAME = "c."
 
@@ -45,6 +45,11 @@ def state(graph: Graph, name: str = NAME) -> State:
 @pytest.mark.parametrize("number", CASES, ids=lambda number: f"{number} {CASES[number].title}")
 def test_hard_case(number: int):
     check(CASES[number], state(play(CASES[number])))
+
+
+@pytest.mark.parametrize("title", LATEST_OWNER)
+def test_an_id_of_its_latest_owner(title: str):
+    check(LATEST_OWNER[title], state(play(LATEST_OWNER[title])))
 
 
 def test_hard_case_59_a_merged_away_id_leads_to_its_survivor():

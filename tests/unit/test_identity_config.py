@@ -51,7 +51,7 @@ identity:
         "millrace.yaml:11 identity.types.cookie: a limit with a window is 1,000 at most; lower it, or count `ever`",
         "millrace.yaml:12 identity.types.user_id.collection: user_id names users; leave it out",
         "millrace.yaml:14 identity.types.group_id.limt: unknown key; did you mean limit? (known: enabled, collection, traits, "
-        "limit, window, case_sensitive, blocked)",
+        "limit, window, case_sensitive, latest_owner, blocked)",
         "millrace.yaml:15 identity.priority[1]: unknown id type; did you mean phone? (known: Sms, android.id, android.idfa, "
         "android.push_token, anonymous_id, card, cookie, email, ga_client_id, group_id, ios.id, ios.idfa, ios.push_token, phone, "
         "profile_id, user_id)",
