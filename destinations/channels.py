@@ -23,12 +23,12 @@ from schemas.events import iso
 from schemas.notices import Notice
 
 if TYPE_CHECKING:
-    import aiohttp
+    from destinations.http.client import Client
 
 TIMEOUT: Final = 10.0  # seconds
 
 
-async def tell_webhook(http: "aiohttp.ClientSession", channel: WebhookChannel, notice: Notice) -> None:
+async def tell_webhook(http: "Client", channel: WebhookChannel, notice: Notice) -> None:
     """Posts the notice as a JSON object, signed like deliveries of the webhook destination."""
     body = orjson.dumps(asdict(notice) | {"since": iso(notice.since), "at": iso(notice.at)})
     headers = {"Content-Type": "application/json", "User-Agent": user_agent()}
@@ -39,7 +39,7 @@ async def tell_webhook(http: "aiohttp.ClientSession", channel: WebhookChannel, n
     await _post(http, channel.url.get_secret_value(), body, headers, notice)
 
 
-async def tell_slack(http: "aiohttp.ClientSession", channel: SlackChannel, notice: Notice) -> None:
+async def tell_slack(http: "Client", channel: SlackChannel, notice: Notice) -> None:
     """Posts to an incoming webhook of Slack."""
     body = orjson.dumps({"text": f"{_subject(notice)}\n{notice.text}\n{notice.remedy}"})
     headers = {"Content-Type": "application/json", "User-Agent": user_agent()}
@@ -56,7 +56,7 @@ async def tell_email(outbound: Outbound, channel: EmailChannel, notice: Notice) 
         raise Unavailable(f"mail server: {_brief(error)}") from error
 
 
-async def _post(http: "aiohttp.ClientSession", url: str, body: bytes, headers: dict[str, str], notice: Notice) -> None:
+async def _post(http: "Client", url: str, body: bytes, headers: dict[str, str], notice: Notice) -> None:
     try:
         said = await post(http, url, body, headers, timeout=TIMEOUT, now=notice.at / 1e6)
     except CredentialsRejected as error:

@@ -16,7 +16,7 @@ from schemas.config import FunctionConfig
 from schemas.errors import Unavailable
 
 if TYPE_CHECKING:  # listing destinations must not pay for an HTTP client
-    import aiohttp
+    from destinations.http.client import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Env:
     `http` is one client session for this destination; `now` is Unix time in seconds; `folder` is the data folder,
     against which relative paths of settings are resolved. `functions` runs a function of the customer's: one outcome per event."""
 
-    http: "aiohttp.ClientSession"
+    http: "Client"
     now: Callable[[], float]
     folder: str
     functions: Callable[[FunctionConfig], AbstractAsyncContextManager[Deliver]] = no_functions

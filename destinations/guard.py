@@ -5,18 +5,16 @@ The address is judged when the socket is made for it, after every lookup: a name
 redirect and an address written as a number all end there.
 """
 
-import errno
-import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    import aiohttp
+    from destinations.http.client import Client
 
 Network = IPv4Network | IPv6Network
 _NAT64: Final = (
@@ -48,20 +46,12 @@ def permitted(address: str, allow: Sequence[Network]) -> bool:
     return inner.is_global and not inner.is_multicast
 
 
-def session(outbound: Outbound) -> "aiohttp.ClientSession":
-    """An HTTP client without cookies and proxies that connects to permitted addresses only."""
-    import aiohttp
+def session(outbound: Outbound) -> "Client":
+    """An HTTP client that connects to permitted addresses only."""
+    from destinations.http.client import Client
+    from destinations.http.dial import Dialer
 
-    def made(info: Any) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not permitted(address[0], outbound.allow):
-            raise AddressRefused(
-                errno.EACCES, f"{address[0]} is not a public address; name its network under outbound.allow"
-            )
-        return socket.socket(family, kind, protocol)
-
-    connector = aiohttp.TCPConnector(ssl=outbound.trust or True, socket_factory=made)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    return Client(Dialer(outbound))
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:

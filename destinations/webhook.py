@@ -16,6 +16,7 @@ import hmac
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
@@ -33,7 +34,9 @@ from destinations.contract import (
     Settings,
     mapped,
 )
-from destinations.outbound import fault_of, post, user_agent
+from destinations.http.failure import ExchangeFailed
+from destinations.http.request import Request
+from destinations.outbound import send, user_agent
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import TYPES
 from schemas.exact_json import json_dumps
@@ -88,12 +91,23 @@ class Data(Payload):
     data: Any = mapped({"@path": "$."}, "What stands in the array, any JSON; the whole event by default.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Webhook:
-    """An open webhook: its settings and the world."""
+    """An open webhook: its settings and the world. What its requests have in common is made once."""
 
     settings: WebhookSettings
     env: Env
+
+    @cached_property
+    def events(self) -> Request:
+        """What events are sent with."""
+        return Request("POST", str(self.settings.url), _headers(self.settings))
+
+    @cached_property
+    def forgetting(self) -> Request | None:
+        """What requests to delete people are sent with."""
+        url = self.settings.forget_url
+        return None if url is None else Request("POST", str(url), _headers(self.settings))
 
 
 @asynccontextmanager
@@ -105,19 +119,15 @@ async def connect(settings: WebhookSettings, env: Env) -> AsyncIterator[Webhook]
 async def check(webhook: Webhook) -> None:
     """Asks for the address with HEAD, which changes nothing there. Any answer but 401 and 403 will do, since a receiver
     need not know HEAD."""
-    import aiohttp
-
     settings = webhook.settings
-    timeout = aiohttp.ClientTimeout(total=settings.timeout)
     try:
-        async with webhook.env.http.head(
-            str(settings.url), headers=_plain_headers(settings), allow_redirects=False, timeout=timeout
-        ) as response:
-            status = response.status
-    except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise Unavailable(f"webhook: {fault_of(error)}") from error
-    if status in (401, 403):
-        raise CredentialsRejected(f"http {status}")
+        answer = await webhook.env.http.request(
+            "HEAD", str(settings.url), headers=_plain_headers(settings), timeout=settings.timeout
+        )
+    except ExchangeFailed as error:
+        raise Unavailable(f"webhook: {error.reason}") from error
+    if answer.status in (401, 403):
+        raise CredentialsRejected(f"http {answer.status}")
 
 
 async def send_events(webhook: Webhook, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
@@ -137,7 +147,7 @@ async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequenc
     for start, bodies in requests(batch, webhook.settings.batch_size):
         part = message_ids[start : start + len(bodies)]
         try:
-            outcome = await _send(webhook, part, b"[" + b",".join(bodies) + b"]")
+            outcome = await _post(webhook, webhook.events, idempotency_key(part), b"[" + b",".join(bodies) + b"]")
         except CredentialsRejected as error:
             if not outcomes:
                 raise
@@ -165,8 +175,7 @@ def requests(batch: Sequence[Any], most: int) -> Iterator[tuple[int, list[bytes]
 
 def signature(secret: str, timestamp: int, body: bytes) -> str:
     """The value of `Millrace-Signature`. `timestamp` is in Unix seconds."""
-    digest = hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
-    return f"t={timestamp},v1={digest}"
+    return f"t={timestamp},v1={hmac.digest(secret.encode(), b'%d.' % timestamp + body, 'sha256').hex()}"
 
 
 def idempotency_key(message_ids: Sequence[str]) -> str:
@@ -181,8 +190,8 @@ def idempotency_key(message_ids: Sequence[str]) -> str:
 
 async def forget(webhook: Webhook, people: Sequence[Person]) -> Sequence[Outcome]:
     """Posts one notice for each person: their ids, and the request, which is the same in each repetition."""
-    url = webhook.settings.forget_url
-    if url is None:
+    request = webhook.forgetting
+    if request is None:
         return [Filtered("no forget_url is configured")] * len(people)
     outcomes: list[Outcome] = []
     for person in people:
@@ -193,21 +202,21 @@ async def forget(webhook: Webhook, people: Sequence[Person]) -> Sequence[Outcome
             "profileIds": list(person.profiles),
             "deletedAt": person.deleted_at,
         }
-        outcomes.append(await _post(webhook, str(url), person.regulation, json_dumps(notice)))
+        outcomes.append(await _post(webhook, request, person.regulation, json_dumps(notice)))
     return outcomes
 
 
-async def _send(webhook: Webhook, message_ids: Sequence[str], body: bytes) -> Outcome:
-    return await _post(webhook, str(webhook.settings.url), idempotency_key(message_ids), body)
-
-
-async def _post(webhook: Webhook, url: str, key: str, body: bytes) -> Outcome:
+async def _post(webhook: Webhook, request: Request, key: str, body: bytes) -> Outcome:
     settings, env = webhook.settings, webhook.env
     now = env.now()
-    headers = _plain_headers(settings) | {"Content-Type": "application/json", "Idempotency-Key": key}
+    headers = {"Idempotency-Key": key}
     if settings.secret is not None:
         headers["Millrace-Signature"] = signature(settings.secret.get_secret_value(), int(now), body)
-    return await post(env.http, url, body, headers, timeout=settings.timeout, now=now)
+    return await send(env.http, request, body, headers, timeout=settings.timeout, now=now)
+
+
+def _headers(settings: WebhookSettings) -> dict[str, str]:
+    return _plain_headers(settings) | {"Content-Type": "application/json"}
 
 
 def _plain_headers(settings: WebhookSettings) -> dict[str, str]:

@@ -18,6 +18,7 @@ MAY_IMPORT = {
         "destinations.contract",
         "destinations.exchanges",
         "destinations.guard",
+        "destinations.http",
         "destinations.registry",
     ),
     "millrace": ("schemas", "pipeline", "collector", "destinations"),

@@ -15,7 +15,7 @@ from pipeline.functions.installed import Functions
 from schemas.config import DestinationFilter, DestinationLimits, FilterConfig, FunctionConfig, MappingConfig
 
 if TYPE_CHECKING:
-    import aiohttp
+    from destinations.http.client import Client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,5 +76,5 @@ class World:
     now: Callable[[], float] = time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Callable[[], float] = uniform
-    http: "Callable[[], aiohttp.ClientSession]" = _public
+    http: "Callable[[], Client]" = _public
     functions: Functions = _none

@@ -17,7 +17,7 @@ from pipeline.delivery.insert import shaping
 from pipeline.delivery.lanes import Item, Lane, Partition
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.mapping import routing
-from pipeline.delivery.recording import Recorder, Request, recording
+from pipeline.delivery.recording import Recorder, Request
 from pipeline.functions.installed import Functions, Insert
 from pipeline.language.rules import compile_rules
 from pipeline.log import Log
@@ -153,9 +153,8 @@ async def rehearsal(destination: Destination | None, functions: Functions) -> As
         yield _absent
         return
     noted: list[Row] = []
-    clock = _Clock()
+    clock, recorder = _Clock(), Recorder()
     async with AsyncExitStack() as stack:
-        recorder = await stack.enter_async_context(recording())
         definition = destination.definition
         client: Any = None
         if definition.preview is None:

@@ -1,23 +1,22 @@
-"""An HTTP session that reaches nobody: every request ends at a listener of ours, which notes it and answers 200 with `{}`.
+"""An HTTP client that reaches nobody: every connection ends here, where its requests are noted and answered 200 with `{}`.
 
-The requests are real: what is noted is what would have gone over the wire, made by the client that makes it otherwise.
+The requests are real: what is noted is parsed from the bytes that would have gone over the wire, made by the client that makes them
+otherwise.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import aiohttp
-    from aiohttp import web
+import httptools
 
-_ADDRESSED: Final = "Millrace-Rehearsed-Url"
-_HOPS: Final = frozenset(
-    (_ADDRESSED.lower(), "host", "content-length", "transfer-encoding", "accept-encoding", "accept")
-)
+from destinations.http.client import Client
+from destinations.http.connection import Connection
+from destinations.http.request import Origin
+
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+_HOPS: Final = frozenset(("host", "content-length", "transfer-encoding", "accept-encoding", "accept"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,6 @@ class Request:
 class Recorder:
     """Notes requests until they are taken."""
 
-    path: str
     requests: list[Request] = field(default_factory=list)
 
     def taken(self) -> tuple[Request, ...]:
@@ -42,41 +40,66 @@ class Recorder:
         requests, self.requests = tuple(self.requests), []
         return requests
 
-    def session(self) -> "aiohttp.ClientSession":
-        """A client session whose requests end here, whatever their address. Belongs to the running event loop."""
-        import aiohttp
+    def session(self) -> Client:
+        """A client whose requests end here, whatever their address. Belongs to the running event loop."""
+        return Client(self._dial)
 
-        async def address(_: object, __: SimpleNamespace, request: "aiohttp.TraceRequestStartParams") -> None:
-            request.headers[_ADDRESSED] = str(request.url)
+    def _note(self, request: Request) -> None:
+        self.requests.append(request)
 
-        trace = aiohttp.TraceConfig()
-        trace.on_request_start.append(address)
-        return aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(self.path), cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]
-        )
-
-    async def note(self, request: "web.BaseRequest") -> "web.StreamResponse":
-        """The listener."""
-        from aiohttp import web
-
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        url = headers.get(_ADDRESSED.lower(), str(request.url))
-        kept = {name: value for name, value in sorted(headers.items()) if name not in _HOPS}
-        self.requests.append(Request(request.method, url, kept, await request.read()))
-        return web.json_response({})
+    async def _dial(self, origin: Origin, made: Callable[[], Connection]) -> Connection:
+        connection = made()
+        connection.connection_made(_Listener(origin.scheme, connection, self._note))
+        return connection
 
 
-@asynccontextmanager
-async def recording() -> AsyncIterator[Recorder]:
-    """A recorder that listens while the block runs."""
-    from aiohttp import web
+class _Listener(asyncio.Transport):
+    """The far end of a connection, without a wire between."""
 
-    with TemporaryDirectory(prefix="millrace-") as folder:
-        recorder = Recorder(f"{folder}/requests")
-        runner = web.ServerRunner(web.Server(recorder.note, access_log=None))
-        await runner.setup()
-        await web.UnixSite(runner, recorder.path).start()
-        try:
-            yield recorder
-        finally:
-            await runner.cleanup()
+    def __init__(self, scheme: str, connection: Connection, note: Callable[[Request], None]) -> None:
+        super().__init__()
+        self._scheme, self._connection, self._note = scheme, connection, note
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._target, self._body, self._closing = b"", b"", False
+        self._headers: dict[str, str] = {}
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """What the client sends."""
+        self._parser.feed_data(data)
+
+    def on_url(self, part: bytes) -> None:
+        """The target."""
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._headers[name.decode().lower()] = value.decode()
+
+    def on_body(self, part: bytes) -> None:
+        """A part of the body."""
+        self._body += part
+
+    def on_message_complete(self) -> None:
+        """The request is noted and answered."""
+        url = f"{self._scheme}://{self._headers['host']}{self._target.decode()}"
+        kept = {name: value for name, value in sorted(self._headers.items()) if name not in _HOPS}
+        self._note(Request(self._parser.get_method().decode(), url, kept, self._body))
+        self._target, self._body, self._headers = b"", b"", {}
+        self._loop.call_soon(self._connection.data_received, _ANSWER)
+
+    def is_closing(self) -> bool:
+        """Whether the client has hung up."""
+        return self._closing
+
+    def close(self) -> None:
+        """The client hangs up."""
+        if not self._closing:
+            self._closing = True
+            self._loop.call_soon(self._connection.connection_lost, None)
+
+    abort = close
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits: it is read as it is written."""
+        return 0

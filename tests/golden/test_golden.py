@@ -15,21 +15,23 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 import yaml
 from aiohttp import web
 
 from destinations.contract import Action, Delivered, Env, Filtered, Outcome, Rejected
+from destinations.guard import Outbound, session
 from destinations.registry import definition
 from schemas.errors import MillraceError
 
 HERE = Path(__file__).parent
 CASES = sorted(path.relative_to(HERE) for path in HERE.glob("*/*.yaml"))
+HOME = Outbound(allow=(ip_network("127.0.0.0/8"),))
 TRANSPORT_HEADERS = {"host", "content-length", "accept", "accept-encoding", "connection"}
 
 
@@ -103,7 +105,7 @@ async def delivered(action: Action[Any, Any], client: Any, batch: Sequence[Any])
 async def test_a_destination_sends_what_its_golden_file_says(path: Path, tmp_path: Path) -> None:
     case = yaml.safe_load((HERE / path).read_text())
     sink = Sink(case["responses"])
-    async with serving(sink) as address, aiohttp.ClientSession() as http, asyncio.timeout(20):
+    async with serving(sink) as address, session(HOME) as http, asyncio.timeout(20):
         case = fill(case, {"sink": address, "version": version("millrace")})
         one = definition(path.parent.name)
         action = next(action for action in one.actions if case.get("action") in (None, action.name))

@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import web
 from pydantic import HttpUrl, SecretStr
 
 from destinations.contract import DELIVERED, Env, Filtered, Person, Rejected, Retry
+from destinations.guard import Outbound, session
 from destinations.warehouse import duckdb as warehouse
 from destinations.webhook import Webhook, WebhookSettings, forget, signature
 
@@ -118,7 +120,7 @@ async def told(url: str | None) -> Sequence[object]:
         forget_url=None if url is None else HttpUrl(url),
         secret=SecretStr("s3cret"),
     )
-    async with ClientSession() as http:
+    async with session(Outbound(allow=(ip_network("127.0.0.0/8"),))) as http:
         return await forget(Webhook(settings, Env(http=http, now=lambda: NOW, folder=".")), [MIA])
 
 

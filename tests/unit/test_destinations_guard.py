@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from cryptography import x509
@@ -16,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from destinations.contract import DELIVERED, Retry
+from destinations.contract import DELIVERED, Rejected, Retry
 from destinations.guard import Outbound, permitted, session, trusting
-from destinations.outbound import ADDRESS_REFUSED, post
+from destinations.http.failure import ADDRESS_REFUSED
+from destinations.outbound import post
 from schemas.errors import ConfigError
 
 HOME = Outbound(allow=(ip_network("127.0.0.0/8"),))
@@ -105,11 +105,10 @@ async def test_what_is_allowed_is_reached() -> None:
         assert await post(http, f"http://127.0.0.1:{port}/", b"", {}, timeout=5, now=0) == DELIVERED
 
 
-async def test_a_redirect_is_judged_as_the_first_address_was() -> None:
-    only = Outbound(allow=(ip_network("127.0.0.1/32"),))
-    async with serving() as port, session(only) as http:
-        with pytest.raises(aiohttp.ClientConnectorError, match="not a public address"):
-            await http.get(f"http://127.0.0.1:{port}/away", allow_redirects=True)
+async def test_a_redirect_is_not_followed_even_to_where_we_may_connect() -> None:
+    async with serving() as port, session(HOME) as http:
+        said = await post(http, f"http://127.0.0.1:{port}/away", b"", {}, timeout=5, now=0)
+    assert said == Rejected("http 302")
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -5,7 +5,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
 import orjson
 import pytest
 
@@ -17,7 +16,7 @@ from schemas.errors import CredentialsRejected, Unavailable
 def opened(
     settings: dict[str, Any], calls: list[Call] | None = None, folder: str = "."
 ) -> AbstractAsyncContextManager[Hostile]:
-    world = Env(http=cast(aiohttp.ClientSession, None), now=lambda: 100.0, folder=folder)
+    world = Env(http=cast(Any, None), now=lambda: 100.0, folder=folder)
     return hostile_destination([] if calls is None else calls).connect(HostileSettings.model_validate(settings), world)
 
 

@@ -3,15 +3,18 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 
-import aiohttp
-import aiohttp.abc
 import pytest
 
 from destinations.contract import DELIVERED, Outcome, Rejected, Retry
-from destinations.outbound import MAX_ANSWER_BYTES, MAX_RETRY_AFTER, post, verdict, wait_of
+from destinations.guard import Outbound, session
+from destinations.http.client import MAX_BODY_BYTES, Client
+from destinations.http.dial import Address, Dialer
+from destinations.outbound import MAX_RETRY_AFTER, post, verdict, wait_of
 from schemas.errors import CredentialsRejected
 
+HOME = Outbound(allow=(ip_network("127.0.0.0/8"),))
 RETRIED = [408, 423, 429, 500, *range(502, 600)]
 REJECTED = [300, 301, 302, 307, 308, 400, 402, *range(404, 408), *range(409, 423), 424, 428, 431, 451, 499, 501]
 
@@ -76,7 +79,7 @@ async def exchange(answer: Answer, timeout: float = 5.0) -> Outcome:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, aiohttp.ClientSession() as http:
+    async with server, session(HOME) as http:
         return await post(http, f"http://127.0.0.1:{port}/", b"[]", {}, timeout=timeout, now=0.0)
 
 
@@ -111,14 +114,14 @@ async def test_an_answer_without_end_is_not_read_on() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         try:
             while True:
-                writer.write(b"x" * MAX_ANSWER_BYTES)
+                writer.write(b"x" * MAX_BODY_BYTES)
                 await writer.drain()
-                sent += MAX_ANSWER_BYTES
+                sent += MAX_BODY_BYTES
         except ConnectionError:
             return
 
     assert await exchange(flood, timeout=2.0) == DELIVERED
-    assert sent < 512 * MAX_ANSWER_BYTES  # what the sockets' buffers took
+    assert sent < 512 * MAX_BODY_BYTES  # what the sockets' buffers took
 
 
 async def test_an_answer_that_breaks_off_keeps_its_status() -> None:
@@ -132,20 +135,34 @@ async def test_an_answer_that_breaks_off_keeps_its_status() -> None:
 async def test_a_closed_port_is_a_refused_connection() -> None:
     with socket.socket() as taken:  # bound, not listening: nobody else can take the port meanwhile
         taken.bind(("127.0.0.1", 0))
-        async with aiohttp.ClientSession() as http:
+        async with session(HOME) as http:
             url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
             assert await post(http, url, b"[]", {}, timeout=5, now=0.0) == Retry("connection refused")
 
 
-class NoSuchHost(aiohttp.abc.AbstractResolver):
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[aiohttp.abc.ResolveResult]:
-        raise OSError("Name or service not known")
-
-    async def close(self) -> None:
-        return
+def nowhere(host: str, port: int) -> list[Address]:
+    raise OSError("Name or service not known")
 
 
 async def test_a_name_that_does_not_resolve_is_named_so() -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=NoSuchHost())) as http:
+    async with Client(Dialer(HOME, resolve=nowhere)) as http:
         outcome = await post(http, "http://nowhere.invalid/", b"[]", {}, timeout=5, now=0.0)
     assert outcome == Retry("host not found")
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        ("http://127.0.0.1:1/\r\nX: y", {}),
+        ("ftp://127.0.0.1:1/", {}),
+        ("https://", {}),
+        ("http://127.0.0.1:port/", {}),
+        ("http://127.0.0.1:1/", {"X-Key": "geheim\r\nX: y"}),
+    ],
+)
+async def test_what_cannot_be_sent_says_so_without_its_secrets(url: str, headers: dict[str, str]) -> None:
+    async with session(HOME) as http:
+        outcome = await post(http, url, b"[]", headers, timeout=5, now=0.0)
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.startswith("request cannot be sent: ")
+    assert "geheim" not in outcome.reason

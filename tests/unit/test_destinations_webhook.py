@@ -2,17 +2,20 @@
 
 import hashlib
 import hmac
+from ipaddress import ip_network
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
 from destinations.contract import Env
+from destinations.guard import Outbound, session
 from destinations.webhook import MAX_BODY_BYTES, WebhookSettings, definition, idempotency_key, requests, signature
 from schemas.errors import CredentialsRejected, Unavailable
+
+HOME = Outbound(allow=(ip_network("127.0.0.0/8"),))
 
 
 def settings(**more: Any) -> WebhookSettings:
@@ -80,7 +83,7 @@ async def test_check_asks_with_head_and_minds_only_credentials(status: int, erro
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with aiohttp.ClientSession() as http:
+        async with session(HOME) as http:
             env = Env(http=http, now=lambda: 0.0, folder=".")
             url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
             async with definition.connect(settings(url=url), env) as webhook:
@@ -95,7 +98,7 @@ async def test_check_asks_with_head_and_minds_only_credentials(status: int, erro
 
 
 async def test_check_names_what_keeps_it_from_the_receiver() -> None:
-    async with aiohttp.ClientSession() as http:
+    async with session(HOME) as http:
         env = Env(http=http, now=lambda: 0.0, folder=".")
         async with definition.connect(settings(), env) as webhook:
             with pytest.raises(Unavailable, match="webhook: connection refused"):

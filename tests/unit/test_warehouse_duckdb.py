@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
 import duckdb
 import pytest
 
@@ -26,7 +25,7 @@ Rows = list[tuple[Any, ...]]
 
 @asynccontextmanager
 async def warehouse(folder: Path, **settings: Any) -> AsyncIterator[Warehouse]:
-    env = Env(http=cast(aiohttp.ClientSession, None), now=lambda: NOW, folder=str(folder))
+    env = Env(http=cast(Any, None), now=lambda: NOW, folder=str(folder))
     async with connect(DuckDBSettings.model_validate(settings), env) as opened:
         yield opened
 
@@ -334,7 +333,7 @@ async def test_the_file_is_closed_when_there_is_no_more_work(tmp_path: Path, mon
 
 async def test_the_file_is_let_go_now_and_then_under_constant_work(tmp_path: Path) -> None:
     now = NOW
-    env = Env(http=cast(aiohttp.ClientSession, None), now=lambda: now, folder=str(tmp_path))
+    env = Env(http=cast(Any, None), now=lambda: now, folder=str(tmp_path))
     async with connect(DuckDBSettings(), env) as opened:
         held = []
         for number in range(4):
