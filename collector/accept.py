@@ -30,13 +30,13 @@ from collector.item import (
     with_new_names,
     without_depths,
 )
-from collector.plain import plain_records
+from collector.plain import all_shallow, plain_drafts
 from collector.routes import Channel, Route
 from collector.rules import refusal, usable_id
 from collector.timestamps import event_time, parse_time
-from pipeline.log.contract import Record
+from pipeline.log.contract import Draft, Drafts, Piece
 from schemas.errors import Refused
-from schemas.events import TYPES, Event, encode_event, event_tail
+from schemas.events import TYPES, Event, encode_event
 from schemas.reasons import Reason
 
 EVENTS_LIMIT: Final = 2_500  # events of one batch
@@ -51,7 +51,7 @@ class Accepted:
     although its event was kept (a single call that is too large)."""
 
     source: str
-    records: Sequence[Record]
+    records: Drafts
     accepted: Mapping[str, int]
     refused: Mapping[tuple[str, Reason], int] = field(default_factory=dict)
     answer: Refused | None = None
@@ -103,10 +103,6 @@ class _Request(NamedTuple):
     new_id: Callable[[], str]
     disabled: Collection[str] = frozenset()
 
-    def tail(self) -> bytes:
-        """`event_tail` of those that are in order."""
-        return event_tail(self.received_at, self.channel, self.ip if self.channel == "client" else None)
-
 
 def _accept_plain_single(
     body: bytes, kind: str, source: str | None, sources: Mapping[str, str], request: _Request
@@ -121,9 +117,16 @@ def _accept_plain_single(
     source = source or source_of(sources, plain.write_key)
     if source in request.disabled:
         return None
-    _, received_at, _, new_id, _ = request
-    (record,) = plain_records(((plain, body),), kind, None, source, received_at, request.tail(), new_id)
-    return None if record is None else Accepted(source, (record,), {source: 1}, _NONE_REFUSED)
+    channel, received_at, ip, new_id, _ = request
+    ip = ip if channel == "client" else None
+    (row,), _ = plain_drafts((plain,), (body,), True, True, kind, None, source, received_at, channel, ip, new_id)
+    if row is None:
+        return None
+    return Accepted(source, Drafts([row], len(row[0]) + len(row[1]) + len(body)), {source: 1}, _NONE_REFUSED)
+
+
+def _drafts(rows: list[Draft]) -> Drafts:
+    return Drafts(rows, sum([len(key) + len(head) + len(body) for key, head, body, _ in rows]))
 
 
 def _accept_single(
@@ -190,40 +193,50 @@ def _nested_too_deeply() -> Refused:
 
 def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Request) -> Accepted:
     """A batch of one source that adds nothing to its events, as nearly all are."""
-    bodies = list(map(bytes, envelope.batch[:EVENTS_LIMIT]))
-    _, received_at, _, new_id, _ = request
-    records = plain_records(
-        zip(_plains(body, bodies), bodies, strict=False),
+    events = envelope.batch if len(envelope.batch) <= EVENTS_LIMIT else envelope.batch[:EVENTS_LIMIT]
+    bodies = cast(Sequence[Piece], events)
+    ascii_only = b"\\" not in body and body.isascii()
+    maybe_deep = not all_shallow(body, max(map(len, bodies), default=0))
+    channel, received_at, ip, new_id, _ = request
+    rows, left = plain_drafts(
+        _plains(body, events),
+        bodies,
+        ascii_only,
+        maybe_deep,
         None,
         envelope.sent_at,
         source,
         received_at,
-        request.tail(),
+        channel,
+        ip if channel == "client" else None,
         new_id,
     )
-    if len(bodies) == len(envelope.batch) and None not in records:
-        return Accepted(source, cast(list[Record], records), {source: len(records)} if records else {}, _NONE_REFUSED)
+    if left == 0 and len(events) == len(envelope.batch):
+        accepted = {source: len(rows)} if rows else {}
+        return Accepted(source, _drafts(cast(list[Draft], rows)), accepted, _NONE_REFUSED)
     taker, sent_at = _Taker(source, request), parse_time(envelope.sent_at)
-    for record, event in zip(records, bodies, strict=True):
-        if record is None:
-            taker.take(item := _item(event), item.type, event, sent_at)
+    for row, event in zip(rows, events, strict=True):
+        if row is None:
+            own = bytes(event)
+            taker.take(item := _item(own), item.type, own, sent_at)
         else:
-            taker.records.append(record)
+            taker.rows.append(row)
             taker.accepted += 1
     for raw in envelope.batch[EVENTS_LIMIT:]:
-        taker.take(item := _item(bytes(raw)), item.type, bytes(raw), sent_at, None, Reason.TOO_MANY_EVENTS)
+        own = bytes(raw)
+        taker.take(item := _item(own), item.type, own, sent_at, None, Reason.TOO_MANY_EVENTS)
     return _sum(source, (taker,))
 
 
-def _plains(body: bytes, bodies: Sequence[bytes]) -> Iterable[Plain | None]:
+def _plains(body: bytes, events: Sequence[msgspec.Raw]) -> Iterable[Plain | None]:
     """The events of a batch decoded as usual ones, at once if all of them are; None for one that is not."""
     try:
         return decode_plain_batch(body).batch
     except (msgspec.MsgspecError, RecursionError):
-        return map(_plain, bodies)
+        return map(_plain, events)
 
 
-def _plain(body: bytes) -> Plain | None:
+def _plain(body: msgspec.Raw) -> Plain | None:
     try:
         return decode_plain(body)
     except (msgspec.MsgspecError, RecursionError):
@@ -261,12 +274,12 @@ def _taker_for(
 
 def _sum(source: str, takers: Collection["_Taker"]) -> Accepted:
     first, *others = takers
-    records = first.records
+    rows = first.rows
     for taker in others:
-        records += taker.records
+        rows += taker.rows
     return Accepted(
         source=source,
-        records=records,
+        records=_drafts(rows),
         accepted={taker.source: taker.accepted for taker in takers if taker.accepted},
         refused={(taker.source, reason): count for taker in takers for reason, count in taker.refused.items()},
     )
@@ -297,11 +310,11 @@ def _additions(envelope: Envelope) -> _Additions | None:
 class _Taker:
     """Turns any events of one source into log records, one after the other."""
 
-    __slots__ = ("accepted", "records", "refused", "request", "source")
+    __slots__ = ("accepted", "refused", "request", "rows", "source")
 
     def __init__(self, source: str, request: _Request) -> None:
         self.source, self.request = source, request
-        self.records: list[Record] = []
+        self.rows: list[Draft] = []
         self.accepted = 0
         self.refused: dict[Reason, int] = {}
 
@@ -348,7 +361,7 @@ class _Taker:
             reason,
             body,
         )
-        self.records.append(Record(event.key, encode_event(event), request.received_at // 1000))
+        self.rows.append((event.key, encode_event(event), b"", request.received_at // 1000))
 
 
 def _speaks_for_a_device(item: Item) -> bool:

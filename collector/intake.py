@@ -20,7 +20,7 @@ from collector.headers import Authorization, KeepIp, kept_ip
 from collector.ids import MessageIds
 from collector.routes import Route
 from collector.sources import Gates, Policy, RateLimited
-from pipeline.log.contract import Log, Record
+from pipeline.log.contract import Drafts, Log
 from schemas.errors import Refused, Unavailable
 from schemas.topics import EVENTS
 
@@ -58,13 +58,12 @@ class Exchange:
 class _Group:
     """Requests that share an append."""
 
-    __slots__ = ("entries", "late", "records", "since", "size")
+    __slots__ = ("entries", "late", "records", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.entries: list[tuple[Exchange, Accepted, int]] = []
-        self.records: list[Record] = []
-        self.size = 0
+        self.records = Drafts([], 0)
         self.late = False
 
 
@@ -153,7 +152,7 @@ class Intake:
             exchange.source = accepted.source
             if self._gates:
                 self._admit(exchange, accepted, by_header=source is not None)
-            if accepted.records:
+            if accepted.records.rows:
                 self._gather(exchange, accepted, len(wire))
             else:
                 self._finish(exchange, accepted, len(wire))
@@ -179,9 +178,8 @@ class Intake:
     # ── The log ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _gather(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
-        weight = sum([len(record[1]) for record in accepted.records])
-        self.charge(exchange, weight)
-        if not self._gathering or self._gathering[-1].size > GROUP_BYTES:
+        self.charge(exchange, accepted.records.size)
+        if not self._gathering or self._gathering[-1].records.size > GROUP_BYTES:
             loop = asyncio.get_running_loop()
             self._gathering.append(_Group(loop.time()))
             if self._watchdog is None:
@@ -189,12 +187,11 @@ class Intake:
         group = self._gathering[-1]
         group.entries.append((exchange, accepted, size))
         group.records += accepted.records
-        group.size += weight
         self._found = True
         if self._waiting is not None:
             if len(self._gathering[0].entries) >= self._usual:
                 self._look_again()
-        elif not self._looking and (not self._appending or group.size >= SIZEABLE):
+        elif not self._looking and (not self._appending or group.records.size >= SIZEABLE):
             self._look_again()
 
     def _look_again(self) -> None:
@@ -211,7 +208,7 @@ class Intake:
         goes on at once, and a busy one makes few and large appends: a commit costs the same for one event and for a hundred."""
         first = self._gathering[0]
         self._looking = False
-        if first.size >= SIZEABLE:
+        if first.records.size >= SIZEABLE:
             self._flush(loop)
         elif self._found:
             self._look_again()
@@ -225,7 +222,7 @@ class Intake:
         pay for: the log would make them wait too."""
         self._waiting = None
         while self._gathering and len(self._appending) < MAX_APPENDS:
-            if self._appending and self._gathering[0].size < SIZEABLE:
+            if self._appending and self._gathering[0].records.size < SIZEABLE:
                 break
             group = self._gathering.popleft()
             self._usual = len(group.entries)

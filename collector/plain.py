@@ -2,48 +2,93 @@
 
 It decides nothing of its own: whatever it cannot take for sure, the general way looks at (`collector.accept`), and a property
 holds that both make the same of everything. A function call is a twentieth of what an event costs here, hence one
-loop that looks the pieces of a record up in place.
+loop that looks the pieces of a record up in place. The head of a record is put together as text whose characters stand for
+bytes (Latin-1): that is one instruction of the interpreter, whatever the number of pieces. The body stays a slice of the request.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache
 from typing import Any, Final
 
-from collector.item import DEPTH_LIMIT, EVENT_LIMIT, SHALLOW_SIZE, Plain, is_nested_too_deeply
+from collector.item import DEPTH_LIMIT, EVENT_LIMIT, Plain, is_nested_too_deeply
 from collector.rules import CONSENT_EVENT
 from collector.timestamps import MILLIS, event_time, parse_time
-from pipeline.log.contract import Record
-from schemas.events import ABSENT, PAIRS, SIZES, TEXTS, event_head, event_sent, micros, upper_micros
+from pipeline.log.contract import Draft, Piece
+from schemas import events
 
 _OTHERS: Final = frozenset({"identify", "page", "screen"})
 _UNREAD: Final = object()
-_new_record: Final = partial(tuple.__new__, Record)  # a third of the cost of calling the class
 
 
-def plain_records(
-    events: Iterable[tuple[Plain | None, bytes]],
+def _text(raw: bytes) -> str:
+    return raw.decode("latin-1")
+
+
+_ABSENT: Final = _text(events.ABSENT)
+_PRESENT: Final = "\x02"
+_SIZES: Final = tuple(map(_text, events.SIZES))
+_TEXTS: Final = tuple(map(_text, events.TEXTS))
+_PAIRS: Final = tuple(map(_text, events.PAIRS))
+
+
+@lru_cache(maxsize=4096)
+def _head(source: str, kind: str) -> str:
+    return _text(events.event_head(source, kind))
+
+
+@lru_cache(maxsize=4096)
+def _caller(channel: str, ip: str | None) -> str:
+    return _text(events.event_tail(0, channel, ip)[1:])  # behind the time, which is one byte for zero
+
+
+@lru_cache(maxsize=4096)
+def _upper(upper: int) -> str:
+    return _text(events.upper_micros(upper))
+
+
+def _time(doubled: int) -> str:
+    """A time, given its double: written fourteen bits at a time, the upper ones shared with the times near it."""
+    upper = _upper(doubled >> 28)
+    if not upper:
+        return _text(events.micros(doubled >> 1))
+    return f"{_PAIRS[doubled & 0x3FFF]}{_PAIRS[doubled >> 14 & 0x3FFF]}{upper}"
+
+
+def plain_drafts(
+    plains: Iterable[Plain | None],
+    bodies: Iterable[Piece],
+    ascii_only: bool,
+    maybe_deep: bool,
     kind: str | None,
     batch_sent_at: Any,
     source: str,
     received_at: int,
-    tail: bytes,
+    channel: str,
+    ip: str | None,
     new_id: Callable[[], str],
-) -> list[Record | None]:
-    """The records of events, each given decoded and as bytes; None for those that the general way has to decide about.
+) -> tuple[list[Draft | None], int]:
+    """The records of events, each given decoded and as bytes, and how many of them are None: the general way has to decide about
+    those.
 
-    A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `kind` is implied by the
-    path, `batch_sent_at` is what the batch says of all its events, `tail` their `event_tail`; times in microseconds."""
+    A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `ascii_only` promises that no id holds
+    anything else, `maybe_deep` leaves nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
+    microseconds."""
     stamp = received_at // 1000
-    records: list[Record | None] = []
-    add, join, replace = records.append, b"".join, bytes.replace
+    rows: list[Draft | None] = []
+    add = rows.append
+    left = 0
     said: Any = _UNREAD  # of sentAt, by the event before
     sent_at: int | None = None
-    sent_tail = b""
+    end = sent_tail = f"{_time(received_at << 1)}{_caller(channel, ip)}"
     second, second_doubled = "", 0  # of the event before: its text, and its double
-    upper, upper_piece = -1, b""
-    for plain, body in events:
+    upper, upper_piece = -1, ""
+    head_name: str | None = None
+    head = ""
+    key = b""
+    for plain, body in zip(plains, bodies, strict=False):
         if plain is None:
             add(None)
+            left += 1
             continue
         name, size = kind or plain.type, len(body)
         context, anonymous_id, user_id = plain.context, plain.anonymous_id, plain.user_id
@@ -53,65 +98,74 @@ def plain_records(
             or (anonymous_id is not None and anonymous_id.isspace())
             or (user_id is not None and user_id.isspace())
             or (context is not None and context.direct is True)
-            or (
-                size >= SHALLOW_SIZE
-                and 2 * size - len(replace(body, b"{", b"")) - len(replace(body, b"[", b"")) > DEPTH_LIMIT
-                and is_nested_too_deeply(body)
-            )
             or size > EVENT_LIMIT
+            or (maybe_deep and is_nested_too_deeply(bytes(body)))
         ):
             add(None)
+            left += 1
             continue
 
-        key = anonymous = user = b""
-        anonymous_piece = user_piece = ABSENT
-        if user_id is not None:
-            key = user = user_id.encode()
-            user_piece = TEXTS[len(user)]
-        if anonymous_id is not None:
-            key = anonymous = anonymous_id.encode()
-            anonymous_piece = TEXTS[len(anonymous)]
-        message_id = (plain.message_id or new_id()).encode()
+        message_id = plain.message_id or new_id()
+        if not ascii_only:
+            message_id = _text(message_id.encode())
+        if user_id is None:
+            user_piece = _ABSENT
+        else:
+            key = user_id.encode()
+            user_piece = f"{_TEXTS[len(key)]}{user_id if ascii_only else _text(key)}"
+        if anonymous_id is None:
+            anonymous_piece = _ABSENT
+        else:
+            key = anonymous_id.encode()
+            anonymous_piece = f"{_TEXTS[len(key)]}{anonymous_id if ascii_only else _text(key)}"
 
         says = batch_sent_at if plain.sent_at is None else plain.sent_at
         if says is not said and says != said:
             said, sent_at, second = says, parse_time(says), ""
-            sent_tail = event_sent(sent_at) + tail
+            sent_tail = f"{_ABSENT}{end}" if sent_at is None else f"{_PRESENT}{_time(sent_at << 1)}{end}"
 
-        # The time: mostly of the same second as the one before. It is written as its double, fourteen bits at a time.
+        # The time: mostly of the same second as the one before.
         text = plain.timestamp or plain.original_timestamp
         if type(text) is str and text[:20] == second and text[20:] in MILLIS:
             doubled = second_doubled + (MILLIS[text[20:]] << 1)
         else:
             original = parse_time(text)
             doubled = event_time(original, sent_at, received_at) << 1
-            if original is not None and text[19:20] == "." and text[20:] in MILLIS and upper_micros(doubled >> 28):
+            if (
+                original is not None
+                and text[19:20] == "."
+                and text[20:] in MILLIS
+                and events.upper_micros(doubled >> 28)
+            ):
                 # Within a second, and far from the ends of the calendar, times differ as their texts do.
                 second, second_doubled = text[:20], doubled - (MILLIS[text[20:]] << 1)
         if doubled >> 28 != upper:
-            upper, upper_piece = doubled >> 28, upper_micros(doubled >> 28)
+            upper, upper_piece = doubled >> 28, _upper(doubled >> 28)
         if upper_piece:
-            lower = doubled & 0xFFFFFFF
-            time_1, time_2 = PAIRS[lower & 0x3FFF], PAIRS[lower >> 14]
+            time = f"{_PAIRS[doubled & 0x3FFF]}{_PAIRS[doubled >> 14 & 0x3FFF]}{upper_piece}"
         else:
-            time_1, time_2 = micros(event_time(parse_time(text), sent_at, received_at)), b""
+            time = _time(doubled)
 
-        value = join(
-            (
-                event_head(source, name),
-                SIZES[len(message_id)],
-                message_id,
-                anonymous_piece,
-                anonymous,
-                user_piece,
-                user,
-                time_1,
-                time_2,
-                upper_piece,
-                sent_tail,
-                SIZES[size],
-                body,
-            )
+        if name != head_name:
+            head_name, head = name, _head(source, name)
+        pieces = (
+            f"{head}{_SIZES[len(message_id)]}{message_id}{anonymous_piece}{user_piece}{time}{sent_tail}{_SIZES[size]}"
         )
-        add(_new_record((key, value, stamp, -1)))
-    return records
+        add((key, pieces.encode("latin-1"), body, stamp))
+    return rows, left
+
+
+_STRETCH: Final = 4096  # bytes; cheaper to count through than many small pieces
+
+
+def all_shallow(whole: bytes, longest: int) -> bool:
+    """Whether no part of at most `longest` bytes can be nested too deeply: it lies within two neighbouring stretches, which hold
+    too few brackets. False says nothing. Replacing takes a third of the time of counting."""
+    stretch, before = max(longest, _STRETCH), 0
+    for at in range(0, len(whole), stretch):
+        piece = whole[at : at + stretch]
+        brackets = 2 * len(piece) - len(piece.replace(b"{", b"")) - len(piece.replace(b"[", b""))
+        if before + brackets > DEPTH_LIMIT:
+            return False
+        before = brackets
+    return True

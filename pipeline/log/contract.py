@@ -9,10 +9,10 @@
 - Memory is bounded: appends wait when too much is in flight, and a subscription reads on only when asked.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 MAX_RECORD_BYTES = 1_047_552  # key + value; larger ones make `append` raise ValueError. Fits a Kafka topic by default
 
@@ -24,6 +24,63 @@ class Record(NamedTuple):
     value: bytes
     timestamp: int
     offset: int = -1
+
+
+class Piece(Protocol):
+    """What has bytes and a length: `bytes`, or a slice of something larger that is not copied before it is written."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+Draft = tuple[bytes, bytes, Piece, int]
+"""A record on its way to the log: its key, the two pieces that its value is made of, its timestamp."""
+
+
+@dataclass(slots=True)
+class Drafts(Sequence[Record]):
+    """Records whose values are still in pieces, so that their bytes are copied once, to where the log wants them. To everyone else
+    they are records like others. `size` is the bytes of all keys and values."""
+
+    rows: list[Draft]
+    size: int
+
+    def __iadd__(self, others: "Drafts") -> "Drafts":
+        self.rows += others.rows
+        self.size += others.size
+        return self
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (_joined(row) for row in self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Record]: ...
+    def __getitem__(self, at: int | slice) -> Record | Sequence[Record]:
+        return _joined(self.rows[at]) if isinstance(at, int) else [_joined(row) for row in self.rows[at]]
+
+
+def _joined(row: Draft) -> Record:
+    key, head, body, timestamp = row
+    return Record(key, b"".join((head, body)), timestamp)
+
+
+def drafts_of(records: Sequence[Record]) -> Drafts:
+    """ValueError when one of them is larger than MAX_RECORD_BYTES."""
+    if type(records) is Drafts:
+        drafts = records
+    else:
+        rows: list[Draft] = [(key, value, b"", timestamp) for key, value, timestamp, _ in records]
+        drafts = Drafts(rows, sum([len(row[0]) + len(row[1]) for row in rows]))
+    if drafts.size > MAX_RECORD_BYTES:
+        largest = max(len(key) + len(head) + len(body) for key, head, body, _ in drafts.rows)
+        if largest > MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {largest} bytes is larger than {MAX_RECORD_BYTES}")
+    return drafts
 
 
 @dataclass(frozen=True, slots=True)

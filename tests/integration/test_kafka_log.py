@@ -37,8 +37,13 @@ def opened(
     return open_kafka(bootstrap, partitions=partitions, retention=retention or Retention(), prefix=prefix)
 
 
+def now_ms() -> int:
+    """Records of the past may be removed by the broker's retention before they are read."""
+    return int(time.time() * 1000)
+
+
 def records(*values: str, key: str = "k") -> list[Record]:
-    return [Record(key.encode(), value.encode(), 1_700_000_000_000) for value in values]
+    return [Record(key.encode(), value.encode(), now_ms()) for value in values]
 
 
 async def values(subscription: Subscription, wanted: int) -> list[str]:
@@ -177,7 +182,7 @@ async def administrator(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
 async def test_other_clients_find_a_key_in_the_partition_that_crc32_names(kafka_bootstrap: str, prefix: str) -> None:
     async with opened(kafka_bootstrap, prefix, partitions=4) as log:
         keys = [f"key-{n}".encode() for n in range(40)]
-        await log.append("events", [Record(key, b"v", 1) for key in keys])
+        await log.append("events", [Record(key, b"v", now_ms()) for key in keys])
 
         found = {}
         for partition in range(4):
@@ -257,7 +262,7 @@ async def test_a_batch_that_the_broker_rejects_for_good_does_not_spoil_the_next(
         async with administrator(kafka_bootstrap) as admin:
             settings = {"max.message.bytes": "500000"}
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, prefix + EVENTS, settings)])
-        incompressible = Record(b"k", random_bytes(600_000), 1)
+        incompressible = Record(b"k", random_bytes(600_000), now_ms())
         with pytest.raises(Unavailable):
             await log.append("events", [incompressible])
 

@@ -164,7 +164,7 @@ class LogMachine(RuleBasedStateMachine):
         after = self.root / str(self.lives)
         shutil.copytree(self.folder, after)
         tail = self.log._journals[EVENTS].tail()
-        buffers, _ = encode_frame([[Record(b"a", b"not acknowledged", 1)], [], []], tail, 1)
+        buffers, _ = encode_frame([[(b"a", b"not ", b"acknowledged", 1)], [], []], tail, 1)
         frame = b"".join(buffers)
         descriptor = os.open(after / EVENTS / f"{segment_of(tail.at):010}.segment", os.O_RDWR)
         os.pwrite(descriptor, frame[: int((len(frame) - 8) * torn)] + garbage, tail.at & POSITION_MASK)

@@ -18,6 +18,7 @@ from collector.ids import MessageIds
 from collector.item import EVENT_LIMIT
 from collector.routes import ROUTES
 from collector.timestamps import event_time, parse_time
+from pipeline.log.contract import Drafts
 from schemas.errors import Refused
 from schemas.events import Event, Origin, Resolved, decode_event, iso, materialize
 from schemas.reasons import REMEDIES, Reason
@@ -321,7 +322,7 @@ def test_a_body_over_the_limit_is_refused_as_a_whole() -> None:
 
 
 def test_an_empty_batch_stores_nothing() -> None:
-    assert taken(batch(), "/v1/batch") == Accepted("web", [], {})
+    assert taken(batch(), "/v1/batch") == Accepted("web", Drafts([], 0), {})
 
 
 def test_a_byte_order_mark_is_taken_off() -> None:
@@ -718,12 +719,17 @@ def test_text_that_no_database_holds_is_mended(text: str) -> None:
         assert materialize(Resolved("p", Origin(0, 0), (), event))["event"].startswith("A\ufffd")
 
 
+def none_is_plain(plains: Any, bodies: Any, *_: Any) -> tuple[list[None], int]:
+    """What stands in for the quick way, so that the general one has to look at everything."""
+    return [None for _ in bodies], len(bodies)
+
+
 def test_an_event_in_order_is_taken_in_the_same_way_whichever_way_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick way and the general one."""
     bodies = [json.dumps(one).encode() for one in (track(), track(messageId="m", timestamp="2026-01-01T00:00:00.123Z"))]
     envelope = b'{"batch":[%b],"sentAt":"2026-01-01T00:00:01.000Z"}' % b",".join(bodies)
     quick = [taken(body) for body in bodies] + [taken(envelope, "/v1/batch")]
-    monkeypatch.setattr("collector.accept.plain_records", lambda events, *_: [None for _ in events])
+    monkeypatch.setattr("collector.accept.plain_drafts", none_is_plain)
     general = [taken(body) for body in bodies] + [taken(envelope, "/v1/batch")]
     assert [tuple(one.records) for one in quick] == [tuple(one.records) for one in general]
     assert [one.accepted for one in quick] == [one.accepted for one in general]

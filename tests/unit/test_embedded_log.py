@@ -18,7 +18,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.log.contract import MAX_RECORD_BYTES, Record, Retention
+from pipeline.log.contract import MAX_RECORD_BYTES, Record, Retention, drafts_of
 from pipeline.log.embedded import EmbeddedLog, open_embedded
 from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, segment_of
 from pipeline.log.embedded.groups import assignment
@@ -51,7 +51,7 @@ def journal(folder: Path, *, partitions: int = 1, retention: Retention = KEPT) -
 
 
 def commit(opened: Journal, *values: bytes) -> None:
-    opened.commit([[[record(value) for value in values]]])
+    opened.commit([[drafts_of([record(value) for value in values]).rows]])
 
 
 def values(opened: Journal) -> list[bytes]:
@@ -156,7 +156,9 @@ def test_bytes_that_a_killed_writer_did_not_publish_are_overwritten(folder: Path
     with journal(folder) as opened:
         commit(opened, b"one")
         tail = opened.tail()
-        buffers, _ = encode_frame([[record(b"never acknowledged, and longer than the next one")]], tail, 1)
+        buffers, _ = encode_frame(
+            [drafts_of([record(b"never acknowledged, and longer than the next one")]).rows], tail, 1
+        )
         damage(folder, tail.at & POSITION_MASK, b"".join(buffers))
         assert values(opened) == [b"one"]
         commit(opened, b"two")
@@ -169,8 +171,8 @@ def test_a_frame_left_over_behind_the_last_one_is_not_taken_for_the_next(folder:
     """Two frames that were never acknowledged; the first is overwritten by one of the same length, the second is whole."""
     with journal(folder) as opened:
         tail = opened.tail()
-        first, after_first = encode_frame([[record(b"lost 1")]], tail, 1)
-        second, _ = encode_frame([[record(b"lost 2")]], after_first, 1)
+        first, after_first = encode_frame([drafts_of([record(b"lost 1")]).rows], tail, 1)
+        second, _ = encode_frame([drafts_of([record(b"lost 2")]).rows], after_first, 1)
         damage(folder, tail.at & POSITION_MASK, b"".join((*first, *second)))
         commit(opened, b"kept 1")
         assert opened.end == after_first.at
@@ -183,7 +185,7 @@ def test_a_frame_that_was_whole_when_the_machine_died_is_taken(folder: Path) -> 
     with journal(folder) as opened:
         commit(opened, b"one")
         tail = opened.tail()
-        buffers, _ = encode_frame([[record(b"two")]], tail, 1)
+        buffers, _ = encode_frame([drafts_of([record(b"two")]).rows], tail, 1)
     restarted = copied(folder, "restarted")
     damage(restarted, tail.at & POSITION_MASK, b"".join(buffers))
     with journal(restarted) as opened:
@@ -470,7 +472,7 @@ def test_every_offset_and_time_is_found_across_segments(folder: Path) -> None:
             for kept, group in zip(stamps, groups, strict=True):
                 kept += [one.timestamp for one in group]
             if any(groups):
-                opened.commit([groups])
+                opened.commit([[drafts_of(group).rows for group in groups]])
         assert segment_of(opened.end) > 3
         for partition, kept in enumerate(stamps):
             for offset in range(len(kept)):
@@ -483,9 +485,8 @@ def test_every_offset_and_time_is_found_across_segments(folder: Path) -> None:
 
 def test_a_record_from_the_future_does_not_hide_the_times_after_it_was_removed(folder: Path) -> None:
     with journal(folder, retention=SMALL_SEGMENTS) as opened:
-        opened.commit([[[record(bytes(100_000), 1_000_000)]]])
-        for n in range(20):
-            opened.commit([[[record(bytes(100_000), n)]]])
+        for timestamp in (1_000_000, *range(20)):
+            opened.commit([[drafts_of([record(bytes(100_000), timestamp)]).rows]])
         earliest = opened.first().tail.next_offsets[0]
         assert earliest > 5
         assert Finder(opened).first_since(0, 18) == 19

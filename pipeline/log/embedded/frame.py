@@ -12,9 +12,10 @@ from functools import partial
 from itertools import accumulate, chain, pairwise
 from struct import Struct
 from typing import Final, NamedTuple
-from zlib import crc32
 
-from pipeline.log.contract import Record
+from isal.isal_zlib import crc32
+
+from pipeline.log.contract import Draft, Piece, Record
 
 FORMAT: Final = 1
 NEVER: Final = -(1 << 63)  # the high timestamp of a partition without records
@@ -123,12 +124,15 @@ class Block(NamedTuple):
     reserved: int
 
 
-def encode_frame(groups: Sequence[Sequence[Record]], tail: Tail, written: int) -> tuple[Sequence[bytes], Tail]:
+def encode_frame(groups: Sequence[Sequence[Draft]], tail: Tail, written: int) -> tuple[Sequence[bytes], Tail]:
     """The buffers of the frame that appends `groups` (records per partition, one at least) at `tail`, and the tail after it."""
     next_offsets, highs = list(tail.next_offsets), list(tail.highs)
-    keys, values, timestamps, _ = zip(*chain.from_iterable(groups), strict=True)
-    pieces = list(chain.from_iterable(zip(keys, values, strict=True)))
-    ends = array("I", accumulate(map(len, pieces), initial=0))
+    keys, heads, bodies, timestamps = zip(*chain.from_iterable(groups), strict=True)
+    pieces: list[Piece] = list(chain.from_iterable(zip(keys, heads, bodies, strict=True)))
+    ends_of_pieces = array("I", accumulate(map(len, pieces), initial=0))
+    ends = array("I", bytes(4 * (2 * len(keys) + 1)))
+    ends[::2] = ends_of_pieces[::3]  # of values
+    ends[1::2] = ends_of_pieces[1::3]  # of keys
     table: list[bytes] = []
     first = 0
     for partition, group in enumerate(groups):

@@ -20,7 +20,7 @@ from typing import Final
 import orjson
 import structlog
 
-from pipeline.log.contract import Record, Retention
+from pipeline.log.contract import Draft, Retention
 from pipeline.log.embedded import scrub
 from pipeline.log.embedded.frame import (
     NEVER,
@@ -118,7 +118,7 @@ class Journal:
 
     # ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def commit(self, frames: Sequence[Sequence[Sequence[Record]]]) -> None:
+    def commit(self, frames: Sequence[Sequence[Sequence[Draft]]]) -> None:
         """Appends frames, each a list of records per partition, and returns when they are durable and published.
 
         Raises Unavailable; then a first part of the frames may be durable."""
@@ -160,7 +160,7 @@ class Journal:
             except OSError as error:
                 raise self._unavailable(error) from error
 
-    def _write(self, groups: Sequence[Sequence[Record]], tail: Tail) -> Tail:
+    def _write(self, groups: Sequence[Sequence[Draft]], tail: Tail) -> Tail:
         now = int(time.time() * 1000)
         buffers, after = encode_frame(groups, tail, now)
         if self._must_roll(tail, after.at - tail.at, now):

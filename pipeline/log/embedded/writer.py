@@ -9,11 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
-from zlib import crc32
 
 import structlog
+from isal.isal_zlib import crc32
 
-from pipeline.log.contract import MAX_RECORD_BYTES, Record
+from pipeline.log.contract import Draft, Record, drafts_of
 from pipeline.log.embedded.journal import Journal
 from schemas.errors import Unavailable
 
@@ -26,7 +26,7 @@ RECORD_OVERHEAD: Final = 128  # what a record costs in memory besides its bytes
 
 
 class _Append(NamedTuple):
-    records: Sequence[Record]
+    rows: Sequence[Draft]
     size: int
     done: asyncio.Future[None]
 
@@ -50,15 +50,16 @@ class Writer:
 
     async def append(self, records: Sequence[Record]) -> None:
         """Returns when the records are durable."""
-        size = measure(records)
-        if not records:
+        drafts = drafts_of(records)
+        if not drafts.rows:
             return
+        size = drafts.size + RECORD_OVERHEAD * len(drafts.rows)
         await self._admit(size)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"log-{self._journal.folder.name}", daemon=True)
             self._thread.start()
         done: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put(_Append(records, size, done))
+        self._queue.put(_Append(drafts.rows, size, done))
         await done
 
     async def close(self) -> None:
@@ -147,30 +148,22 @@ class Writer:
         self._report(error)  # last: where the disk is full, writing a log line may fail as well
 
 
-def measure(records: Sequence[Record]) -> int:
-    """What these records cost in memory. ValueError for one that is too large."""
-    sizes = [len(key) + len(value) for key, value, _, _ in records]
-    if sizes and max(sizes) > MAX_RECORD_BYTES:
-        raise ValueError(f"a record of {max(sizes)} bytes is larger than {MAX_RECORD_BYTES}")
-    return sum(sizes) + RECORD_OVERHEAD * len(sizes)
-
-
-def frames(appends: Sequence[_Append], partitions: int) -> Iterator[list[list[Record]]]:
+def frames(appends: Sequence[_Append], partitions: int) -> Iterator[list[list[Draft]]]:
     """Cuts appends into frames of about MAX_FRAME bytes, each a list of records per partition, in order."""
-    groups: list[list[Record]] = [[] for _ in range(partitions)]
+    groups: list[list[Draft]] = [[] for _ in range(partitions)]
     size = 0
     for append in appends:
         if size and size + append.size > MAX_FRAME:
             yield groups
             groups, size = [[] for _ in range(partitions)], 0
         if append.size <= MAX_FRAME:
-            for record in append.records:
-                groups[crc32(record[0]) % partitions].append(record)
+            for row in append.rows:
+                groups[crc32(row[0]) % partitions].append(row)
             size += append.size
             continue
-        for record in append.records:
-            groups[crc32(record[0]) % partitions].append(record)
-            size += len(record[0]) + len(record[1]) + RECORD_OVERHEAD
+        for row in append.rows:
+            groups[crc32(row[0]) % partitions].append(row)
+            size += len(row[0]) + len(row[1]) + len(row[2]) + RECORD_OVERHEAD
             if size >= MAX_FRAME:
                 yield groups
                 groups, size = [[] for _ in range(partitions)], 0
