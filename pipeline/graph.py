@@ -150,6 +150,8 @@ class Graph:
     locks are held, to the time in microseconds."""
     news: News | None = None
     """Of the event applied last; most have none."""
+    left: list[str] | None = None
+    """The profiles that ids of the event applied last were of until then, absorbed ones too; None: all were of the same."""
     moves: list[Move] = field(default_factory=list)
     evidence: dict[str, dict[tuple[str, str], Edge]] = field(default_factory=dict)
     """What is stored of ids that may move, by id: its edges, and in `memberships` its links by account. `cut` and `unlinked` are
@@ -191,7 +193,7 @@ class Graph:
         account; `key` is its deduplication key, `traits` what it writes: a group to the account, any other to the person.
         `refused` are identifiers that were none to begin with, for the record."""
         self.seq += 1
-        self.news = None
+        self.news = self.left = None
         if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
             return self._again(event, known, ids, traits, rules)
         cause = _Cause(event, key, min(event.timestamp, event.received_at), rules)
@@ -237,6 +239,7 @@ class Graph:
         nodes, profile = known
         for node in nodes:
             if node.profile != profile.id:
+                self._leave(node.profile)
                 node.profile = profile.id
                 self.changed_nodes.add(node.key)
         at = event.timestamp if event.timestamp < event.received_at else event.received_at
@@ -313,6 +316,8 @@ class Graph:
             return reached[0]
         first, *others = sorted(reached, key=lambda one: (one.created_at, one.id))
         for other in others:
+            if collection == USERS:
+                self._leave(other.id)
             absorb(first, other)
             self.changed_profiles.add(other.id)
             merge = Merge(
@@ -328,6 +333,14 @@ class Graph:
             self.merges.append(merge)
             self._news().merged.append(merge)
         return first
+
+    def _leave(self, profile: str | None) -> None:
+        if profile is None:
+            return
+        if self.left is None:
+            self.left = []
+        if profile not in self.left:
+            self.left.append(profile)
 
     def _news(self) -> News:
         if self.news is None:
@@ -346,6 +359,8 @@ class Graph:
             self._news().mapped.append(node)
             add_id(profile, one.type, cause.at, windowed=one.type in cause.rules.windowed)
         if node.profile != profile.id:
+            if profile.collection == USERS:
+                self._leave(node.profile)
             node.profile = profile.id
             self.changed_nodes.add(key)
         return node

@@ -1,7 +1,6 @@
 """The pipeline's process: events in, one transaction per poll, resolved events out."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -9,10 +8,11 @@ from typing import TypeVar
 
 import structlog
 
+from pipeline.emission import emit
 from pipeline.enrich import Enrichment
 from pipeline.functions.runner import Runner
 from pipeline.functions.source import Ran, through
-from pipeline.log import Batch, Log, Record
+from pipeline.log import Batch, Log
 from pipeline.parse import Work, parse
 from pipeline.running import ahead, one_behind, steadily, until
 from pipeline.store.database import Database
@@ -21,9 +21,8 @@ from pipeline.store.rules import in_force
 from pipeline.store.transformed import any_left, apply_transformed
 from pipeline.telling import append_changes
 from schemas.errors import PartitionLost, Unavailable
-from schemas.events import encode_resolved
 from schemas.identity import IdentityConfig
-from schemas.topics import EVENTS, RESOLVED
+from schemas.topics import EVENTS
 
 GROUP = "pipeline"
 T = TypeVar("T")
@@ -92,18 +91,17 @@ async def run_worker(
 
                     emissions = await steadily(applied, stop, "applying events")
 
-                    async def emit(
+                    async def told(
                         batches: Sequence[Batch] = batches, work: Work = work, emissions: list[Emission] = emissions
                     ) -> None:
-                        records = _records(emissions)
                         changes = [change for one in emissions if one.changes for change in one.changes]
                         await steadily(lambda: append_changes(events, changes), stop, "emitting changes of profiles")
-                        await steadily(lambda: events.append(RESOLVED, records), stop, "emitting resolved events")
+                        await emit(events, emissions, stop)
                         emitted.update(work.ends)
                         with suppress(PartitionLost):
                             await subscription.commit(batches)
 
-                    await begin(emit)
+                    await begin(told)
 
 
 async def _polls(
@@ -119,17 +117,3 @@ async def _give_back(events: Log, database: Database, ran: Ran) -> None:
         applied = await database.read(applied_positions)
         fresh = [record for origin, record in ran.added if origin.offset >= applied.get(origin.partition, 0)]
         await events.append(EVENTS, fresh)
-
-
-def _records(emissions: Sequence[Emission]) -> list[Record]:
-    """Keyed by profile, so that a person's events stay in order. Stamped with the present, not the event's time: the path
-    of an event is found by when it was processed."""
-    now = time.time_ns() // 1_000_000
-    return [
-        Record(
-            one.profile.encode() or one.fallback_key,
-            encode_resolved(one.profile, one.origin, one.ids, one.value, one.context),
-            now,
-        )
-        for one in emissions
-    ]

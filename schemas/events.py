@@ -18,9 +18,10 @@ import orjson
 from schemas.exact_json import json_loads
 
 TYPES: Final = ("track", "identify", "page", "screen", "group", "alias")
-SCHEMA_IDS: Final[Mapping[str, int]] = {"event": 1, "resolved": 3}
+SCHEMA_IDS: Final[Mapping[str, int]] = {"event": 1, "resolved": 5}
 EVENT_HEADER: Final = b"\x00" + SCHEMA_IDS["event"].to_bytes(4, "big")
-RESOLVED_HEADER: Final = b"\x00" + SCHEMA_IDS["resolved"].to_bytes(4, "big")
+FENCED_HEADER: Final = b"\x00" + SCHEMA_IDS["resolved"].to_bytes(4, "big")
+RESOLVED_HEADER: Final = b"\x00" + (3).to_bytes(4, "big")  # has no `fences`: most records need none, and are written so
 RESOLVED_V1_HEADER: Final = b"\x00" + (2).to_bytes(4, "big")  # had no `context`
 
 
@@ -63,6 +64,15 @@ class Origin(NamedTuple):
     offset: int
 
 
+class Fence(NamedTuple):
+    """What has to be over before a record of `resolved` may be delivered: the records of another profile that stand before the offset
+    `end` of a partition."""
+
+    profile_id: str
+    partition: int
+    end: int
+
+
 @dataclass(slots=True)
 class Resolved:
     """An accepted event with its profile. Field meanings: `avro/resolved.avsc`. Destinations share one: nobody changes it. (It is not
@@ -73,6 +83,7 @@ class Resolved:
     external_ids: Sequence[ExternalId]
     event: Event
     context: bytes | None = None
+    fences: Sequence[Fence] = ()
 
 
 # ── Avro ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,22 +237,29 @@ def encode_resolved(
     external_ids: Sequence[ExternalId],
     event_value: bytes,
     context: bytes | None = None,
+    fences: Sequence[Fence] = (),
 ) -> bytes:
     """The record value of a resolved event. `event_value` is the value read from `events`; its Avro body is carried
     over untouched, since a nested Avro record is its bytes in place."""
     ids = b"".join((_long(len(external_ids)), *map(_external_id, external_ids))) if external_ids else b""
     return b"".join(
         (
-            RESOLVED_HEADER,
+            FENCED_HEADER if fences else RESOLVED_HEADER,
             _text(profile_id),
             _long(origin.partition),
             _long(origin.offset),
             ids,
             b"\x00",
             ABSENT if context is None else _present(context),
+            _fences(fences) if fences else b"",
             event_value[5:],
         )
     )
+
+
+def _fences(fences: Sequence[Fence]) -> bytes:
+    each = (_text(one.profile_id) + _long(one.partition) + _long(one.end) for one in fences)
+    return b"".join((_long(len(fences)), *each, b"\x00"))
 
 
 def source_of(value: bytes) -> str:
@@ -267,7 +285,7 @@ def decode_event(value: bytes) -> Event:
 def decode_resolved(value: bytes) -> Resolved:
     """Reads a value of `resolved`. ValueError when it is not one."""
     header = value[:5]
-    if header not in (RESOLVED_HEADER, RESOLVED_V1_HEADER):
+    if header not in (RESOLVED_HEADER, FENCED_HEADER, RESOLVED_V1_HEADER):
         raise ValueError(f"not a resolved record: starts with {value[:5].hex()}")
     try:
         profile_id, at = _read_text(value, 5)
@@ -275,12 +293,13 @@ def decode_resolved(value: bytes) -> Resolved:
         offset, at = _read_long(value, at)
         external_ids, at = ((), at + 1) if value[at] == 0 else _read_external_ids(value, at)
         context: bytes | None = None
-        if header == RESOLVED_HEADER:
+        if header != RESOLVED_V1_HEADER:
             context, at = (None, at + 1) if value[at] == 0 else _read_present_bytes(value, at)
+        fences, at = _read_fences(value, at) if header == FENCED_HEADER else ((), at)
         event = _read_event(value, at)
     except (IndexError, ValueError) as error:
         raise ValueError(f"not a resolved record: {error}") from error
-    return Resolved(profile_id, Origin(partition, offset), external_ids, event, context)
+    return Resolved(profile_id, Origin(partition, offset), external_ids, event, context, fences)
 
 
 # The readers below are fastavro's schemaless reader for these two schemas, unrolled: a fifth of its cost. What is absent, and a text
@@ -366,18 +385,37 @@ def _read_present_bytes(buffer: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _read_external_ids(buffer: bytes, at: int) -> tuple[tuple[ExternalId, ...], int]:
-    """An Avro array: blocks of items, each after its count; a negative count has the block's size in bytes behind it."""
     ids: list[ExternalId] = []
-    while True:
-        count, at = _read_long(buffer, at)
-        if count == 0:
-            return tuple(ids), at
-        if count < 0:
-            _, at = _read_long(buffer, at)
-        for _ in range(abs(count)):
+    count, at = _read_count(buffer, at)
+    while count:
+        for _ in range(count):
             kind, at = _read_text(buffer, at)
             value, at = _read_text(buffer, at)
             ids.append(ExternalId(kind, value))
+        count, at = _read_count(buffer, at)
+    return tuple(ids), at
+
+
+def _read_fences(buffer: bytes, at: int) -> tuple[tuple[Fence, ...], int]:
+    fences: list[Fence] = []
+    count, at = _read_count(buffer, at)
+    while count:
+        for _ in range(count):
+            profile_id, at = _read_text(buffer, at)
+            partition, at = _read_long(buffer, at)
+            end, at = _read_long(buffer, at)
+            fences.append(Fence(profile_id, partition, end))
+        count, at = _read_count(buffer, at)
+    return tuple(fences), at
+
+
+def _read_count(buffer: bytes, at: int) -> tuple[int, int]:
+    """How many items of an Avro array follow: it is blocks of items, each after its count, and a last one of none. A negative count has
+    the block's size in bytes behind it."""
+    count, at = _read_long(buffer, at)
+    if count < 0:
+        _, at = _read_long(buffer, at)
+    return abs(count), at
 
 
 def _read_event(buffer: bytes, at: int) -> Event:

@@ -14,7 +14,7 @@ from pipeline.graph import Graph, Move
 from pipeline.identity import Rules
 from pipeline.moving import movable
 from pipeline.parse import Parsed, Work
-from pipeline.store import accepted, barred, bulk, schema, sightings, usage, windows
+from pipeline.store import accepted, barred, bulk, fences, schema, sightings, usage, windows
 from pipeline.store.accepted import Applied, Row
 from pipeline.store.graph import load, merges_into, save
 from pipeline.store.moving import load_evidence, moves_of, save_moves
@@ -33,6 +33,12 @@ class Emission(NamedTuple):
     value: bytes
     context: bytes | None = None
     changes: Sequence[ProfileChange] = ()  # of who is who, that it made
+    left: Sequence[str] = ()  # the profiles that its ids were of until then
+
+    @property
+    def key(self) -> bytes:
+        """What its partition of `resolved` is found by."""
+        return self.profile.encode() or self.fallback_key
 
 
 def positions(connection: Connection) -> dict[int, int]:
@@ -68,6 +74,8 @@ def apply(
     work = held.work
     made = _made_again(connection, work, applied, seen, graph)
     emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, made)
+    if len(emissions) > len(rows):
+        emissions = _with_left(connection, emissions, applied)
     if again := barred.placeholders(connection, work, applied):
         emissions += [Emission(origin, profile, (), b"", value) for origin, profile, value in again]
         emissions.sort(key=lambda one: one.origin)
@@ -78,6 +86,8 @@ def apply(
     save(connection, graph)
     sightings.save(connection, graph)
     bulk.insert(connection, schema.refusals, [(*one.origin, *one[1:]) for one in refusals])
+    fresh = ((one.origin, one.left) for one in emissions if one.left and _is_fresh(one, applied))
+    fences.keep(connection, fresh, emitted)
     if held.places:
         barred.save(connection, held)
     barred.unclaim(connection, graph)
@@ -115,6 +125,22 @@ def _lock_positions(connection: Connection, work: Work, emitted: Mapping[int, in
     return applied | dict.fromkeys(missing, 0)
 
 
+def _with_left(connection: Connection, emissions: Sequence[Emission], applied: Mapping[int, int]) -> list[Emission]:
+    """Those that were applied before with what they left then. After a crash only."""
+    spans: dict[int, tuple[int, int]] = {}
+    for one in emissions:
+        if not _is_fresh(one, applied):
+            partition, offset = one.origin
+            first, end = spans.get(partition, (offset, offset + 1))
+            spans[partition] = min(first, offset), max(end, offset + 1)
+    kept = fences.kept(connection, spans)
+    return [one._replace(left=kept[one.origin]) if one.origin in kept else one for one in emissions]
+
+
+def _is_fresh(one: Emission, applied: Mapping[int, int]) -> bool:
+    return one.origin.offset >= applied[one.origin.partition]
+
+
 _new_row = partial(tuple.__new__, Row)  # a third of the cost of calling the class
 _Counts = Counter[tuple[str, int, str]]
 
@@ -134,6 +160,7 @@ def _resolve(
     now = time.time_ns() // 1000
     promoted: Sequence[ExternalId]
     changes: Sequence[ProfileChange]
+    left: Sequence[str]
     for parsed in work.events:
         origin, key, event, found, value, context, correction = parsed
         known = seen.get(key)
@@ -150,7 +177,7 @@ def _resolve(
         if known is not None:
             counts[event.source, origin.partition, "duplicates"] += 1
             continue
-        changes = ()
+        changes = left = ()
         if correction:
             profile, node, at = graph.profile_of(found.ids[0]) or "", "", event.timestamp
             promoted = _promoted(parsed, profile, graph)
@@ -159,6 +186,8 @@ def _resolve(
         else:
             outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
             profile, node, promoted = outcome.profile, outcome.node, outcome.ids
+            if graph.left is not None:
+                left = graph.left
             if graph.news is not None:
                 if graph.news.moved:
                     rows = _with_heirs(rows, graph.news.moved)
@@ -172,7 +201,8 @@ def _resolve(
             counts[event.source, origin.partition, "unresolved"] += 1
         seen[key] = Applied(origin, profile, now)
         rows.append(_new_row((key, origin.partition, origin.offset, profile, node, now, at)))
-        emissions.append(Emission(origin, profile, promoted, b"" if profile else event.key, value, context, changes))
+        fallback = b"" if profile else event.key
+        emissions.append(Emission(origin, profile, promoted, fallback, value, context, changes, left))
     for (_, source, partition), month in used.items():
         counts[source, partition, "accepted"] += month.events
     return emissions, rows, counts, used

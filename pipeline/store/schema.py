@@ -32,6 +32,7 @@ Books:
   event_…      what SQLite finds them by
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
   transformed  what functions of sources made of events that are applied and perhaps not emitted
+  fences       the profiles that ids of such events were of before
   intake       counters of the pipeline, in the transaction of the positions they belong to
   usage        events, bytes and a sketch of the users of each month and source
   destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
@@ -328,6 +329,14 @@ transformed: Final = Table(
     Column("partition", SmallInteger, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
     Column("value", LargeBinary, nullable=False),  # the record as a source's function made it
+)
+
+fences: Final = Table(
+    "fences",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("profile", String, primary_key=True),
 )
 
 intake: Final = Table(

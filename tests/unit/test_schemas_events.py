@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from schemas.events import (
     EVENT_HEADER,
+    FENCED_HEADER,
     RESOLVED_HEADER,
     RESOLVED_V1_HEADER,
     Event,
     ExternalId,
+    Fence,
     Origin,
     Resolved,
     decode_event,
@@ -53,6 +55,7 @@ resolved_parts = st.tuples(
     st.lists(st.builds(ExternalId, texts, texts)),
     events,
     st.none() | st.binary(max_size=300) | st.binary(min_size=4_090, max_size=4_100),
+    st.lists(st.builds(Fence, texts, st.integers(0, 2**31 - 1), longs), max_size=3).map(tuple),
 )
 
 EVENT = Event(
@@ -87,6 +90,9 @@ def parsed(event: str, resolved: str) -> tuple[Any, Any]:
 
 
 EVENT_SCHEMA, RESOLVED_SCHEMA = parsed("event.avsc", "resolved.avsc")
+_, UNFENCED_SCHEMA = parsed("event.avsc", "history/resolved.v2.avsc")
+
+ResolvedParts = tuple[str, Origin, list[ExternalId], Event, bytes | None, tuple[Fence, ...]]
 
 
 def written(schema: Any, record: dict[str, Any]) -> bytes:
@@ -96,7 +102,12 @@ def written(schema: Any, record: dict[str, Any]) -> bytes:
 
 
 def resolved_record(
-    profile_id: str, origin: Origin, ids: list[ExternalId], event: Event, context: bytes | None = None
+    profile_id: str,
+    origin: Origin,
+    ids: list[ExternalId],
+    event: Event,
+    context: bytes | None = None,
+    fences: tuple[Fence, ...] = (),
 ) -> dict[str, Any]:
     return {
         "profile_id": profile_id,
@@ -104,6 +115,7 @@ def resolved_record(
         "offset": origin.offset,
         "external_ids": [{"type": one.type, "id": one.value} for one in ids],
         "context": context,
+        "fences": [one._asdict() for one in fences],
         "event": event._asdict(),
     }
 
@@ -118,12 +130,14 @@ def test_an_event_is_written_byte_for_byte_as_fastavro_writes_it(event: Event) -
 
 @given(resolved_parts)
 def test_a_resolved_event_is_written_byte_for_byte_as_fastavro_writes_it(
-    parts: tuple[str, Origin, list[ExternalId], Event, bytes | None],
+    parts: ResolvedParts,
 ) -> None:
-    """The event is nested by copying the bytes that were read from `events`."""
-    profile_id, origin, ids, event, context = parts
-    expected = RESOLVED_HEADER + written(RESOLVED_SCHEMA, resolved_record(*parts))
-    assert encode_resolved(profile_id, origin, ids, encode_event(event), context) == expected
+    """The event is nested by copying the bytes that were read from `events`. Without fences, it is a record of the version before:
+    nothing is paid for what most records do not have."""
+    profile_id, origin, ids, event, context, fences = parts
+    header, schema = (FENCED_HEADER, RESOLVED_SCHEMA) if fences else (RESOLVED_HEADER, UNFENCED_SCHEMA)
+    expected = header + written(schema, resolved_record(*parts))
+    assert encode_resolved(profile_id, origin, ids, encode_event(event), context, fences) == expected
 
 
 # ── Read by hand ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,11 +150,11 @@ def test_an_event_is_read_as_it_was_written(event: Event) -> None:
 
 @given(resolved_parts)
 def test_a_resolved_event_is_read_as_it_was_written(
-    parts: tuple[str, Origin, list[ExternalId], Event, bytes | None],
+    parts: ResolvedParts,
 ) -> None:
-    profile_id, origin, ids, event, context = parts
-    value = encode_resolved(profile_id, origin, ids, encode_event(event), context)
-    assert decode_resolved(value) == Resolved(profile_id, origin, tuple(ids), event, context)
+    profile_id, origin, ids, event, context, fences = parts
+    value = encode_resolved(profile_id, origin, ids, encode_event(event), context, fences)
+    assert decode_resolved(value) == Resolved(profile_id, origin, tuple(ids), event, context, fences)
 
 
 def test_a_resolved_event_of_the_first_version_is_read() -> None:
@@ -171,7 +185,8 @@ def test_a_value_that_was_cut_or_lengthened_is_a_poison_record(event: Event, dat
 @example(b"\xff" * 40)
 @example(b"\x01")
 def test_any_bytes_are_a_record_or_a_value_error(junk: bytes) -> None:
-    for header, decode in ((EVENT_HEADER, decode_event), (RESOLVED_HEADER, decode_resolved), (b"", decode_event)):
+    resolved = [(header, decode_resolved) for header in (RESOLVED_HEADER, FENCED_HEADER, RESOLVED_V1_HEADER)]
+    for header, decode in ((EVENT_HEADER, decode_event), *resolved, (b"", decode_event)):
         try:
             decode(header + junk)
         except ValueError:
@@ -190,12 +205,14 @@ def test_records_of_every_past_version_are_read_with_the_current_schema_and_the_
     versions: tuple[str, str],
 ) -> None:
     """Whichever version of an event stands in whichever version of a resolved one."""
-    record = resolved_record("p1", Origin(1, 2), [ExternalId("user_id", "u1")], EVENT)
+    record = resolved_record("p1", Origin(1, 2), [ExternalId("user_id", "u1")], EVENT, fences=(Fence("p2", 3, 4),))
+    absent: dict[str, Any] = {"context": None, "fences": []}
     past = parsed(*(f"history/{one}" for one in versions))
     for value, old, new in zip((EVENT._asdict(), record), past, (EVENT_SCHEMA, RESOLVED_SCHEMA), strict=True):
         for writer, reader in ((old, new), (new, old)):
             read: Any = fastavro.schemaless_reader(BytesIO(written(writer, value)), writer, reader)
-            assert read == {field: value[field] for field in read}
+            told = {field["name"] for field in writer["fields"]}
+            assert read == {field: value[field] if field in told else absent[field] for field in read}
 
 
 def test_the_current_schemas_are_the_last_of_the_history() -> None:
