@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
-from destinations.contract import MESSAGE_ID, Action, Definition, Payload
+from destinations.contract import MESSAGE_ID, Action, DefaultLimits, Definition, Payload
 from destinations.described import is_secret
 from destinations.registry import definitions
+from schemas.config import RETRY_HOURS
 
 README: Final = Path(__file__).with_name("README.md")
 BEGIN: Final = "<!-- catalogue: made by `python -m destinations.catalogue` -->\n"
@@ -41,6 +42,7 @@ def _section(one: Definition[Any, Any]) -> Iterator[str]:
         secret = "Secret." if is_secret(schema[name]) else ""
         words = " ".join(filter(None, (info.description, _bounds(schema[name]), secret)))
         yield f"| `{name}` | {_default(info)} | {words} |"
+    yield from ("", _limits(one.limits))
     yield from ("", "| action | takes | most in a batch | at once | |", "|---|---|---|---|---|")
     for action in one.actions:
         yield f"| `{action.name}` | {', '.join(action.types)} | {action.max_batch:,} | {action.concurrency} | {_unit(action)} |"
@@ -52,6 +54,15 @@ def _section(one: Definition[Any, Any]) -> Iterator[str]:
         yield from ("| shipped mapping | action | trigger |", "|---|---|---|")
         yield from (f"| {preset.name} | `{preset.action}` | `{preset.trigger}` |" for preset in one.presets)
         yield ""
+
+
+def _limits(limits: DefaultLimits) -> str:
+    rate = (
+        "As many events as it takes"
+        if limits.events_per_second is None
+        else f"{limits.events_per_second:g} events per second"
+    )
+    return f"{rate}, tried again for {limits.retry_hours or RETRY_HOURS:g} hours, unless `limits` says otherwise."
 
 
 def _fields(name: str, payload: type[Payload]) -> Iterator[str]:
@@ -90,7 +101,8 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 def _unit(action: Action[Any, Any]) -> str:
     whole = "whole events" if action.payload is None else "mapped payloads"
-    return f"{whole}; several of one profile together" if action.atomic else f"{whole}; one per profile"
+    size = "" if action.max_bytes is None else f"; at most {action.max_bytes:,} bytes"
+    return f"{whole}; several of one profile together{size}" if action.atomic else f"{whole}; one per profile{size}"
 
 
 def main() -> None:

@@ -130,6 +130,17 @@ class Action(Generic[C, P]):
     """A batch succeeds or fails as one, or repeats are harmless: it may then hold several events of one profile, in
     order. Otherwise the engine puts at most one event per profile into a batch."""
     concurrency: int = 8  # batches in flight at once; never two that hold one profile
+    max_bytes: int | None = None
+    """Of a batch, as JSON of its payloads; a larger payload goes alone. None: the action minds that itself, or nobody has to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultLimits:
+    """How much of a service is used where a configuration does not say. How many events go together, and how many batches at
+    once, its actions say."""
+
+    events_per_second: float | None = None  # of all processes together; None: as many as it takes
+    retry_hours: float | None = None  # how long an event that fails is tried again; None: as the engine has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +190,7 @@ class Definition(Generic[S, C]):
     connect: Callable[[S, Env], AbstractAsyncContextManager[C]]
     check: Callable[[C], Awaitable[None]]
     actions: Sequence[Action[C, Any]]
+    limits: DefaultLimits = DefaultLimits()
     presets: Sequence[Preset] = ()
     """Without any, and without mappings in the configuration, each event goes to the first action that takes its type."""
     preview: Callable[[S, Sequence[Any]], Sequence[Row]] | None = None

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from destinations.contract import Action, Definition, Payload
+from schemas.config import RETRY_HOURS
 
 
 def described(one: Definition[Any, Any]) -> dict[str, Any]:
@@ -17,6 +18,10 @@ def described(one: Definition[Any, Any]) -> dict[str, Any]:
         "warehouse": one.warehouse,
         "forgets_people": one.forget is not None,
         "settings": [_field(name, info, about) for name, info, about in _fields(one.settings)],
+        "limits": {
+            "events_per_second": one.limits.events_per_second,
+            "retry_hours": one.limits.retry_hours or RETRY_HOURS,
+        },
         "actions": [_action(action) for action in one.actions],
         "presets": [
             {"name": preset.name, "action": preset.action, "trigger": preset.trigger, "mapping": preset.mapping}
@@ -31,6 +36,7 @@ def _action(action: Action[Any, Any]) -> dict[str, Any]:
         "types": list(action.types),
         "takes": "whole events" if action.payload is None else "mapped payloads",
         "max_batch": action.max_batch,
+        "max_bytes": action.max_bytes,
         "concurrency": action.concurrency,
         "several_of_one_profile": action.atomic,
         "fields": [

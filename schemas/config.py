@@ -1,7 +1,7 @@
 """The shape of `millrace.yaml`. `millrace schema` prints its JSON Schema; unknown keys are faults."""
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -204,25 +204,45 @@ class MappingConfig(_Model):
     )
     enabled: bool = Field(True, description="Whether it counts.")
     batch_size: int | None = Field(None, ge=1, description="Most payloads in one call; the action's when left out.")
+    batch_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most bytes of JSON in one call; the action's when left out. A payload that is larger goes alone.",
+    )
+    batch_keys: tuple[FieldPath, ...] = Field(
+        default=(), max_length=10, description="Payloads go together only if they are equal at these paths."
+    )
 
 
 Category = Annotated[str, Field(min_length=1, max_length=34), AfterValidator(_not_a_number)]
 
 
+RETRY_HOURS: Final = 24.0
+
+
 class DestinationLimits(_Model):
-    """How much of a destination is used, and for how long it is tried."""
+    """How much of a destination is used, and for how long it is tried. What is left out is as its type has it."""
 
     events_per_second: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="Most events per second, of all processes together. No limit when left out.",
+        description="Most events per second, of all processes together. While several sources wait they have equal parts of it.",
     )
-    concurrency: int | None = Field(
-        None, ge=1, le=64, description="Most requests at once of each process; by default as its type has it."
+    concurrency: int | None = Field(None, ge=1, le=64, description="Most requests at once of each process.")
+    retry_hours: float | None = Field(
+        None,
+        ge=1,
+        le=168,
+        description="How long an event that fails is tried again before it is a dead letter; 24 where its type does not say.",
     )
-    retry_hours: float = Field(
-        24, ge=1, le=168, description="How long an event that fails is tried again before it is a dead letter."
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Most events in one call, of every mapping that has no batch_size of its own."
+    )
+    batch_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most bytes of JSON in one call, of every mapping that has no batch_bytes of its own. What is larger goes alone.",
     )
 
 
@@ -242,7 +262,7 @@ class DestinationConfig(_Model):
         description="Consent categories: an event that states preferences passes only if it agrees to all of these.",
     )
     limits: DestinationLimits = Field(
-        default=DestinationLimits(events_per_second=None, concurrency=None, retry_hours=24),
+        default=DestinationLimits(events_per_second=None, concurrency=None, retry_hours=None),
         description="How much of it is used, and for how long it is tried.",
     )
     function: Function | None = Field(

@@ -123,17 +123,26 @@ def _print_described(found: dict[str, Any]) -> None:
     click.echo(f"people are forgotten there: {'yes' if found['forgets_people'] else 'no'}")
     for one in found["settings"]:
         click.echo(f"setting {one['name']} ({_traits(one)}): {one['description']}")
+    rate = found["limits"]["events_per_second"]
+    click.echo(
+        f"limits, unless the configuration has others: {f'{rate:g} events per second' if rate else 'as many events as it takes'}, "
+        f"tried again for {found['limits']['retry_hours']:g} hours"
+    )
     for action in found["actions"]:
         together = "" if action["several_of_one_profile"] else ", one per profile"
         click.echo(
             f"action {action['name']} ({', '.join(action['types'])}): {action['takes']}, at most {action['max_batch']:,} in a "
-            f"batch{together}, {action['concurrency']} batches at once"
+            f"batch{_of_bytes(action['max_bytes'])}{together}, {action['concurrency']} batches at once"
         )
         for one in action["fields"]:
             mapped = json.dumps(one["mapped"], ensure_ascii=False)
             click.echo(f"  field {one['name']} ({_traits(one)}; by default {mapped}): {one['description']}")
     for preset in found["presets"]:
         click.echo(f"preset {preset['name']}: {preset['action']} when {preset['trigger']}")
+
+
+def _of_bytes(most: int | None) -> str:
+    return "" if most is None else f" of at most {most:,} bytes"
 
 
 def _traits(one: dict[str, Any]) -> str:

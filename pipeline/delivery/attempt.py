@@ -67,12 +67,14 @@ class _Going:
 class _Job:
     """A payload to deliver."""
 
-    __slots__ = ("going", "payload", "route")
+    __slots__ = ("going", "kind", "payload", "route", "size")
 
     def __init__(self, going: _Going, route: Route, payload: Any) -> None:
         self.going = going
         self.route = route
         self.payload = payload
+        self.size = route.batching.size(payload)
+        self.kind = route.batching.kind(payload)
 
 
 async def attempt(
@@ -152,14 +154,14 @@ def _jobs(going: Sequence[_Going], made: Attempt) -> list[deque[_Job]]:
             if route.name in one.item.done:
                 continue
             try:
-                payload = event if route.build is None else route.build(event)
+                job = _Job(one, route, event if route.build is None else route.build(event))
             except ValueError as error:
                 one.outcomes[route.name] = Rejected(str(error))
                 continue
             lane = lanes.get(one.item.lane)
             if lane is None:
                 lane = lanes[one.item.lane] = deque()
-            lane.append(_Job(one, route, payload))
+            lane.append(job)
     return list(lanes.values())
 
 
@@ -167,22 +169,27 @@ def _jobs(going: Sequence[_Going], made: Attempt) -> list[deque[_Job]]:
 
 
 def _next(lanes: Sequence[deque[_Job]]) -> tuple[Route, list[_Job]]:
-    """The mapping that most profiles wait for, and what it gets: of each profile what comes next, in order, if that is its."""
+    """The mapping that most profiles wait for, and what it gets: of each profile what comes next, in order, if that is its and may
+    go with the rest."""
     route = lanes[0][0].route
     if len(lanes) > 1:
         heads = {lane[0].route.name: lane[0].route for lane in lanes}
         if len(heads) > 1:
             count = Counter(lane[0].route.name for lane in lanes)
             route = heads[max(heads, key=lambda name: count[name])]
+    most, max_bytes, several = route.batching.most, route.batching.max_bytes, route.action.atomic
     jobs: list[_Job] = []
+    size = 0
     for lane in lanes:
-        several = route.action.atomic
-        while lane and lane[0].route is route and len(jobs) < route.most:
+        while lane and lane[0].route is route and (not jobs or lane[0].kind == jobs[0].kind):
+            size += lane[0].size
+            if jobs and max_bytes is not None and size > max_bytes:
+                return route, jobs
             jobs.append(lane.popleft())
+            if len(jobs) == most:
+                return route, jobs
             if not several:
                 break
-        if len(jobs) == route.most:
-            break
     return route, jobs
 
 

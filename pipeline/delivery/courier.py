@@ -21,13 +21,14 @@ from pipeline.delivery.attempt import Attempt, attempt
 from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, rules
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
-from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.limits import Destination, Limits, World, bounded, rate_of
 from pipeline.delivery.mapping import routing
 from pipeline.delivery.observing import Observer
 from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
 from pipeline.delivery.throttle import Throttle
+from pipeline.delivery.turns import Shares
 from pipeline.functions.installed import Insert
 from pipeline.log import Batch, Log, Record, Subscription
 from pipeline.privacy.placeholder import is_erased, without_person
@@ -97,17 +98,19 @@ class Courier:
         self._log = log.bind(destination=destination.name)
         self._decide = decide or rules(destination)
         self._routing = routing(destination)
-        self._most = max(action.max_batch for action in actions)
+        self._most = max(
+            [route.batching.most for route in self._routing.routes] or [action.max_batch for action in actions]
+        )
         self._several = all(action.atomic for action in actions)
-        wanted = destination.limits
-        self._limits = limits if wanted is None else replace(limits, age=wanted.retry_hours * 3_600)
-        most = None if wanted is None else wanted.concurrency
+        self._limits = bounded(limits, destination)
+        most = None if destination.limits is None else destination.limits.concurrency
         self._concurrency = most or max(action.concurrency for action in actions)
-        self._throttle = Throttle(None if wanted is None else wanted.events_per_second)
+        rate = rate_of(destination)
+        self._throttle = Throttle(rate)
 
         self._wake = asyncio.Event()
         self._alarm = Alarm(world, self._wake.set)
-        self._lanes = Lanes()
+        self._lanes = Lanes(None if rate is None else Shares())
         self._breaker = Breaker(limits)
         self._pause: Pause | None = None
         self._pauses = 0  # in a row, without a delivery in between
@@ -369,7 +372,7 @@ class Courier:
         fresh, late = self._lanes.has_fresh, self._lanes.has_late
         if late:
             room = sum(flight.late for flight in self._flights) < max(1, self._concurrency // 2)
-            late = room and not (fresh and self._last_late)
+            late = room and (not fresh or self._lanes.late_first(self._last_late))
         allowed = self._throttle.room(now) if fresh or late else 0
         if not allowed:
             return []

@@ -10,6 +10,7 @@ from enum import Enum
 from heapq import heappop, heappush
 
 from pipeline.delivery.done import NOTHING, Done, decode_done
+from pipeline.delivery.turns import Shares, Turns
 from pipeline.store.ledger import Claim, Listed
 from schemas.events import Resolved
 
@@ -119,12 +120,13 @@ class Partition:
 
 
 class Lanes:
-    """All lanes of a destination in this process."""
+    """All lanes of a destination in this process. `shares`: its sources have equal parts of what goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Shares | None = None) -> None:
         self.partitions: dict[int, Partition] = {}
-        self._fresh: deque[Lane] = deque()  # ready; the head is new
-        self._late: deque[Lane] = deque()  # ready; the head is listed
+        self._shares = shares
+        self._fresh = _queue(shares)  # ready; the head is new
+        self._late = _queue(shares)  # ready; the head is listed
         self._waiting: list[tuple[float, int, Lane]] = []  # by due; entries whose lane is no longer due then are void
         self._tick = 0
 
@@ -237,6 +239,13 @@ class Lanes:
         """A lane with a listed event at its head is ready."""
         return _live_head(self._late)
 
+    def late_first(self, late_last: bool) -> bool:
+        """Whether a listed event goes next, where there are both: in turn, unless another source's is due."""
+        if self._shares is None:
+            return not late_last
+        fresh, late = (self._shares.had(queue[0].queue[0].source) for queue in (self._fresh, self._late))
+        return late < fresh or (late == fresh and not late_last)
+
     def take(self, *, late: bool, most: int, several: bool) -> list[Item]:
         """Takes a chunk of at most `most` events from lanes that are ready; their lanes are in flight from then on.
         `several`: more than one event of a profile may go together."""
@@ -250,7 +259,11 @@ class Lanes:
             queue.popleft()
             lane.queued = False
             lane.busy = True
-            chunk += _heads(lane, most - len(chunk) if several else 1)
+            room = most - len(chunk) if several else 1
+            if self._shares is None:
+                chunk += _heads(lane, room)
+            else:
+                chunk += _shared(lane, room, self._shares)
         return chunk
 
     # ── Inside ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,8 +275,9 @@ class Lanes:
     def resort(self) -> None:
         """To be called when ready lanes may have had their heads listed: they are no longer new."""
         ready = [lane for lane in self._fresh if lane.partition.live]
-        self._fresh = deque(lane for lane in ready if not lane.queue[0].listed)
-        self._late.extend(lane for lane in ready if lane.queue[0].listed)
+        self._fresh.clear()
+        for lane in ready:
+            self._ready(lane)
 
     def _void(self, entry: tuple[float, int, Lane]) -> bool:
         due, _, lane = entry
@@ -274,7 +288,11 @@ def _offset(item: Item) -> int:
     return item.offset
 
 
-def _live_head(queue: deque[Lane]) -> bool:
+def _queue(shares: Shares | None) -> deque[Lane] | Turns[Lane]:
+    return deque() if shares is None else Turns(lambda lane: lane.queue[0].source, shares)
+
+
+def _live_head(queue: deque[Lane] | Turns[Lane]) -> bool:
     while queue and not queue[0].partition.live:
         queue.popleft()
     return bool(queue)
@@ -285,6 +303,15 @@ def _heads(lane: Lane, most: int) -> list[Item]:
     taken = [lane.queue.popleft()]
     while lane.queue and len(taken) < min(most, lane.queue[0].most, taken[0].most):
         taken.append(lane.queue.popleft())
+    return taken
+
+
+def _shared(lane: Lane, room: int, shares: Shares) -> list[Item]:
+    """`_heads` of one source, which has had them then."""
+    source = lane.queue[0].source
+    taken = _heads(lane, shares.part(source, room))
+    for item in taken:
+        shares.took(item.source, 1)
     return taken
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import random as uniform
@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from destinations.contract import Definition, Settings
 from destinations.guard import Outbound, session
 from pipeline.functions.installed import Functions
-from schemas.config import DestinationFilter, DestinationLimits, FilterConfig, FunctionConfig, MappingConfig
+from schemas.config import (
+    RETRY_HOURS,
+    DestinationFilter,
+    DestinationLimits,
+    FilterConfig,
+    FunctionConfig,
+    MappingConfig,
+)
 
 if TYPE_CHECKING:
     from destinations.http.client import Client
@@ -31,7 +38,7 @@ class Destination:
     consent: Sequence[str] = ()
     function: FunctionConfig | None = None
     mappings: Sequence[MappingConfig] | None = None  # None: what the definition ships
-    limits: DestinationLimits | None = None  # None: what the engine has
+    limits: DestinationLimits | None = None  # what it leaves out is as the definition has it
 
     @property
     def group(self) -> str:
@@ -44,7 +51,7 @@ class Limits:
     """Bounds of one destination in one process. Seconds, unless named otherwise."""
 
     attempt: float = 30.0  # the longest a call of `deliver` or `check` may take
-    age: float = 86_400.0  # an event that fails later than this after its first attempt is dead
+    age: float = RETRY_HOURS * 3_600  # an event that fails later than this after its first attempt is dead
     backoff: float = 2.0  # doubles with each attempt
     longest_backoff: float = 1_200.0
     longest_asked: float = 3_600.0  # of what a service asks us to wait
@@ -62,6 +69,18 @@ class Limits:
     fresh: float = 3_600.0  # how long each commit keeps a row of its own; later they are joined by the minute
     look: float = 1.0  # between looks for dead letters that were put back, and for replays
     tidy: float = 600.0  # between removals of what need not be remembered
+
+
+def bounded(limits: Limits, destination: Destination) -> Limits:
+    """The same with what the destination's configuration says of it, else its definition."""
+    hours = (destination.limits and destination.limits.retry_hours) or destination.definition.limits.retry_hours
+    return limits if hours is None else replace(limits, age=hours * 3_600)
+
+
+def rate_of(destination: Destination) -> float | None:
+    """Most events per second, of all processes together; None: as many as the service takes."""
+    wanted = destination.limits and destination.limits.events_per_second
+    return wanted or destination.definition.limits.events_per_second
 
 
 _public = partial(session, Outbound())

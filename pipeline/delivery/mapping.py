@@ -9,19 +9,17 @@ from typing import Any, Final, NamedTuple, cast
 from pydantic import ValidationError
 
 from destinations.contract import MESSAGE_ID, Action, Definition, Payload, RawEvent
+from pipeline.delivery.batching import PAYLOAD_VALIDATION_FAILED, SWITCHES, Batching, batching, switches
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.shared import whole
 from pipeline.language.filters import Filter, FilterError
 from pipeline.language.mapping import MappingError, compile_mapping
 from pipeline.language.rules import compile_rules
 from pipeline.language.triggers import compile_trigger
-from schemas.config import MappingConfig
+from schemas.config import DestinationLimits, MappingConfig
 from schemas.events import Resolved
 
-PAYLOAD_VALIDATION_FAILED: Final = "PAYLOAD_VALIDATION_FAILED"
 NO_MATCHING_MAPPING: Final = "NO_MATCHING_MAPPING"
-BATCH_SIZE: Final = "batch_size"
-ENABLE_BATCHING: Final = "enable_batching"  # both are fields of a mapping in the reference
 
 Build = Callable[[RawEvent], Any]
 """A payload from an event. ValueError says what is wrong, in words without values."""
@@ -35,7 +33,7 @@ class Route:
     action: Action[Any, Any]
     trigger: Filter | None
     build: Build | None  # None: the event itself
-    most: int  # payloads in one call
+    batching: Batching
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +66,13 @@ def routing(destination: Destination) -> Routing:
     definition = destination.definition
     wanted = configured(definition, destination.mappings)
     if wanted is None:
-        routes = [_plain(action) for action in definition.actions]
+        routes = [_plain(action, destination.limits) for action in definition.actions]
         first: dict[str, Sequence[Route]] = {}
         for route in routes:
             for kind in route.action.types:
                 first.setdefault(kind, (route,))
         return Routing(routes, False, first, None)
-    routes = list(_routes(definition, wanted))
+    routes = list(_routes(definition, wanted, destination.limits))
     kinds = {kind for action in definition.actions for kind in action.types}
     by_type = {kind: [route for route in routes if kind in route.action.types] for kind in kinds}
     return Routing(routes, True, by_type, compile_rules(None, destination.filters).shape)
@@ -106,12 +104,14 @@ def names_of(mappings: Sequence[MappingConfig]) -> list[str]:
     return names
 
 
-def _plain(action: Action[Any, Any]) -> Route:
+def _plain(action: Action[Any, Any], limits: DestinationLimits | None) -> Route:
     build = None if action.payload is None else mapping(cast(type[Payload], action.payload))
-    return Route(action.name, action, None, build, action.max_batch)
+    return Route(action.name, action, None, build, batching(action, None, limits))
 
 
-def _routes(definition: Definition[Any, Any], wanted: Sequence[MappingConfig]) -> Iterator[Route]:
+def _routes(
+    definition: Definition[Any, Any], wanted: Sequence[MappingConfig], limits: DestinationLimits | None
+) -> Iterator[Route]:
     actions = {action.name: action for action in definition.actions}
     used: set[str] = set()
     for name, one in zip(names_of(wanted), wanted, strict=True):
@@ -122,22 +122,18 @@ def _routes(definition: Definition[Any, Any], wanted: Sequence[MappingConfig]) -
             continue
         text = action.subscribe if one.trigger is None else one.trigger
         trigger = None if text.strip() == "all" else compile_trigger(text)
-        directives, size = _batching(action, one)
         build = None
         if action.payload is not None:
+            directives = _directives(action, one)
             made = _defaults(action.payload) if directives is None else directives
             build = _builder(action.payload, made, f":{name}" if again else "")
-        yield Route(name, action, trigger, build, min(action.max_batch, size or action.max_batch))
+        yield Route(name, action, trigger, build, batching(action, one, limits))
 
 
-def _batching(action: Action[Any, Any], one: MappingConfig) -> tuple[dict[str, Any] | None, int | None]:
-    """The directives without what a mapping of the reference says of batches among its fields, and that."""
-    if one.mapping is None or action.payload is None:
-        return one.mapping, one.batch_size
-    known = action.payload.model_fields
-    said = {key: one.mapping[key] for key in (ENABLE_BATCHING, BATCH_SIZE) if key in one.mapping and key not in known}
-    size = 1 if said.get(ENABLE_BATCHING) is False else one.batch_size or said.get(BATCH_SIZE) or None
-    return {key: value for key, value in one.mapping.items() if key not in said}, size
+def _directives(action: Action[Any, Any], one: MappingConfig) -> dict[str, Any] | None:
+    """A mapping without what it says of batches among its fields."""
+    said = switches(action, one)
+    return one.mapping and {key: value for key, value in one.mapping.items() if key not in said}
 
 
 # ── Payloads ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,13 +207,11 @@ def _field_faults(action: Action[Any, Any], one: MappingConfig, index: int) -> I
     if payload is None:
         yield MappingsFault((index, "mapping"), f"{action.name} takes whole events; leave mapping out")
         return
-    directives, _ = _batching(action, one)
-    for key, kind in ((ENABLE_BATCHING, bool), (BATCH_SIZE, int)):
-        value = (one.mapping or {}).get(key)
-        if key not in payload.model_fields and value is not None and not isinstance(value, kind):
-            yield MappingsFault(
-                (index, "mapping", key), "must be a number or left out" if kind is int else "must be true or false"
-            )
+    directives = _directives(action, one)
+    for key, value in switches(action, one).items():
+        fits, what = SWITCHES[key]
+        if value is not None and not fits(value):
+            yield MappingsFault((index, "mapping", key), what)
     try:
         compile_mapping(directives)
     except MappingError as error:

@@ -57,6 +57,10 @@ def test_secrets_are_marked_as_such() -> None:
 def test_describe_prints_limits(tmp_path: Path) -> None:
     said = millrace(tmp_path, "destinations", "describe", "webhook")
     assert (said.code, said.err) == (0, "")
+    assert (
+        "limits, unless the configuration has others: as many events as it takes, tried again for 24 hours\n"
+        in said.out
+    )
     assert "setting batch_size (integer, default 100, from 1, to 1000): Most events in one request.\n" in said.out
     assert "setting secret (string, default empty, secret): " in said.out
 

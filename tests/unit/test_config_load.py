@@ -333,7 +333,9 @@ def test_the_reference_file_says_everything() -> None:
                     ),
                 ),
                 consent=("shop",),
-                limits=DestinationLimits(events_per_second=50, concurrency=4, retry_hours=48),
+                limits=DestinationLimits(
+                    events_per_second=50, concurrency=4, retry_hours=48, batch_size=200, batch_bytes=1_000_000
+                ),
                 mappings=(
                     MappingConfig(
                         name="Orders",
@@ -359,6 +361,8 @@ def test_the_reference_file_says_everything() -> None:
                             }
                         },
                         batch_size=50,
+                        batch_bytes=500_000,
+                        batch_keys=("data.order",),
                     ),
                 ),
                 settings={"url": "http://127.0.0.1:9000/orders", "secret": "change-me"},
