@@ -76,6 +76,18 @@ class ExplainedMerge(Shape):
     undone_by: str | None
 
 
+class ExplainedMove(Shape):
+    """An id that left a profile for that of its latest owner, and the event that had mapped it to the former."""
+
+    id: str
+    left: str
+    joined: str
+    at: str
+    cause: Cause
+    mapped_at: str
+    mapped_by: str = Field(description="messageId of that event.")
+
+
 class ExplainedSplit(Shape):
     """A profile taken apart: by undoing a merge, or by naming two ids."""
 
@@ -120,6 +132,7 @@ class Explanation(Shape):
     links: Sequence[ExplainedLink]
     accounts: Sequence[ExplainedAccount]
     merges: Sequence[ExplainedMerge]
+    moves: Sequence[ExplainedMove] = Field(description="Of ids whose type has latest_owner.")
     splits: Sequence[ExplainedSplit]
     refused: Sequence[ExplainedRefusal]
     rules: Sequence[ExplainedRules]

@@ -51,7 +51,7 @@ def svg(found: Document) -> str:
         one["id"]: (box, box.top + _HEAD + row * _ROW + _PILL // 2) for box in boxes for row, one in enumerate(box.ids)
     }
     refused = _refused(found)
-    notes = list(_notes(found, ids, links))
+    notes = [*_notes(found, ids, links), *_gone(found)]
     bottom = max(box.top + box.height for box in boxes) + 34
     width = max(boxes[-1].left + _WIDTH + _BULGE, 900)
     height = bottom + 24 * len(notes) + (36 + 24 * min(len(refused), MOST_REFUSED + 1) if refused else 0) + _MARGIN
@@ -214,6 +214,12 @@ def _refused(found: Document) -> list[str]:
     return said
 
 
+def _lost(found: Document) -> list[Document]:
+    """The ids that went from here to another person."""
+    known = {one["id"] for one in found["profiles"]}
+    return [one for one in found["moves"] if one["left"] in known and one["joined"] not in known]
+
+
 def _notes(found: Document, ids: Sequence[Document], links: Sequence[Document]) -> Iterator[str]:
     for one in found["splits"]:
         why = f"undid {one['merge']}" if one["merge"] else f"parted {' and '.join(one['cut'])}"
@@ -223,6 +229,14 @@ def _notes(found: Document, ids: Sequence[Document], links: Sequence[Document]) 
         yield f"Account {one['account']}, through {one['id']}"
     if len(ids) < len(found["ids"]) or len(links) < len(found["links"]):
         yield f"Shown are {len(ids):,} of {len(found['ids']):,} ids and {len(links):,} of {len(found['links']):,} links"
+
+
+def _gone(found: Document) -> Iterator[str]:
+    lost = _lost(found)
+    for one in lost[:MOST_REFUSED]:
+        yield f"{_cut(one['id'], 60)} went to {one['joined']} on {_when(one['at'])}, because of {one['cause']['message_id']}"
+    if len(lost) > MOST_REFUSED:
+        yield f"and {len(lost) - MOST_REFUSED:,} more ids"
 
 
 def _footer(refused: Sequence[str], notes: Sequence[str], top: int) -> Iterator[str]:
@@ -313,6 +327,9 @@ def dot(found: Document) -> str:
             f"{cause['type']} {cause['message_id']}", f"{_when(one['first_at'])}, {_plural(one['count'], 'time')}"
         )
         lines.append(f"  {_quoted(one['a'])} -- {_quoted(one['b'])} [label={edge}];")
+    for number, one in enumerate(_lost(found)):
+        about = f"went to {one['joined']} on {_when(one['at'])}"
+        lines.append(f'  left_{number} [label={_quoted(one["id"], about)}, color="{_DIM}", style="rounded,dashed"];')
     for number, one in enumerate(found["refused"]):
         lines.append(
             f'  refused_{number} [label={_quoted(one["id"], one["violation"])}, color="{_RED}", style="rounded,dashed"];'

@@ -28,6 +28,7 @@ def explanation_text(found: Document, most: int | None) -> RenderableType:
     lines += _section("Ids, in the order they came", found["ids"], _id, most)
     lines += _section("Seen together on one event", found["links"], _link, most)
     lines += _section("Profiles that became one", found["merges"], _merge, None)
+    lines += _section("Gone to their latest owner", found["moves"], _move, most)
     lines += _section("Taken apart", found["splits"], _split, None)
     refused: dict[tuple[str, str], list[Document]] = {}
     for one in found["refused"]:
@@ -113,6 +114,14 @@ def _merge(one: Document) -> Iterator[Text]:
         "  ", (one["id"], "bold"), f" {_when(one['at'])}, because of {_by(one['cause'])}", (undone, "red")
     )
     yield Text(f"    {one['absorbed']} became part of {one['survivor']}", "dim")
+
+
+def _move(one: Document) -> Iterator[Text]:
+    yield Text.assemble("  ", _styled(one["id"]), f" {_when(one['at'])}, because of {_by(one['cause'])}")
+    yield Text(
+        f"    from {one['left']}, where it was since {_when(one['mapped_at'])} by {one['mapped_by']}, to {one['joined']}",
+        "dim",
+    )
 
 
 def _split(one: Document) -> Iterator[Text]:

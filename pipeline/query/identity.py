@@ -25,6 +25,7 @@ from schemas.identity_api import (
     ExplainedId,
     ExplainedLink,
     ExplainedMerge,
+    ExplainedMove,
     ExplainedProfile,
     ExplainedRefusal,
     ExplainedRules,
@@ -95,6 +96,7 @@ def _explained(found: Explained) -> Explanation:
             )
             for one in found.merges
         ],
+        moves=[_move(one) for one in found.moves],
         splits=[_split(one) for one in found.splits],
         refused=[
             ExplainedRefusal(
@@ -127,6 +129,18 @@ def _id(one: Row) -> ExplainedId:
         first_seen=_time(one["first_seen"]),
         last_seen=_time(one["last_seen"]),
         apart=one["apart"],
+    )
+
+
+def _move(one: Row) -> ExplainedMove:
+    return ExplainedMove(
+        id=one["key"],
+        left=one["left_profile"],
+        joined=one["joined"],
+        at=iso(one["at"]),
+        cause=_cause(one),
+        mapped_at=iso(one["was_added_at"]),
+        mapped_by=one["was_message_id"],
     )
 
 

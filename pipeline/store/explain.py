@@ -25,7 +25,7 @@ _FAMILY: Final = """
 @dataclass(frozen=True, slots=True)
 class Explained:
     """Rows of the identity tables by column, in serial order. `profiles` are the canonical one, `profile`, and all that merged
-    into it; `merges` and `splits` also those that do not hold any more; `refused` what a rule kept out of this profile, and what it
+    into it; `merges` and `splits` also those that do not hold any more; `moves` are of ids that left or joined as those of their latest owner; `refused` what a rule kept out of this profile, and what it
     kept these ids from."""
 
     profile: str
@@ -34,6 +34,7 @@ class Explained:
     links: Sequence[Row]
     accounts: Sequence[Row]
     merges: Sequence[Row]
+    moves: Sequence[Row]
     splits: Sequence[Row]
     refused: Sequence[Row]
     rules: Sequence[Row]
@@ -57,12 +58,13 @@ def explain(connection: Connection, address: str) -> Explained | None:
     links = [one for one in read(schema.edges, "a", keys) if one["b"] in held]
     merges = _unique("id", read(schema.merges, "survivor", family), read(schema.merges, "absorbed", family))
     splits = _unique("id", read(schema.splits, "profile", family), read(schema.splits, "other", family))
+    moves = _unique("id", *(read(schema.moves, column, family) for column in ("left_profile", "joined")))
     refused = [
         *read(schema.violations, "profile", family),
         *(one for one in read(schema.violations, "key", keys) if one["profile"] not in family),
     ]
     found = sorted(refused, key=_in_order("first_at", "key", "violation", "profile"))
-    versions = sorted({one["rules"] for part in (ids, links, merges, found) for one in part})
+    versions = sorted({one["rules"] for part in (ids, links, merges, moves, found) for one in part})
     return Explained(
         profile=head.id,
         profiles=sorted(read(schema.profiles, "id", family), key=_in_order("seq", "created_at", "id")),
@@ -70,6 +72,7 @@ def explain(connection: Connection, address: str) -> Explained | None:
         links=sorted(links, key=_in_order("seq", "a", "b")),
         accounts=sorted(read(schema.links, "node", keys), key=_in_order("first_at", "node", "account")),
         merges=sorted(merges, key=_in_order("seq", "id")),
+        moves=sorted(moves, key=_in_order("seq", "id")),
         splits=sorted(splits, key=_in_order("at", "id")),
         refused=found,
         rules=rows(connection, schema.identity_rules, "version", versions, kind="int4"),

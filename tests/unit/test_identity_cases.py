@@ -1,12 +1,14 @@
 """The identity specification's hard cases over the graph in memory."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from pipeline.extract import Extract
 from pipeline.graph import Graph
 from pipeline.profile import message_key, values
+from schemas.events import Event
 from schemas.reasons import Reason
 from tests.identity_cases import CASES, LATEST_OWNER, Case, State, check, events, refused, shown
 
@@ -15,8 +17,13 @@ NAME = "c."
 
 def play(case: Case) -> Graph:
     """The graph after the events of a case, each message once."""
+    return resolved(case, events(case, NAME))
+
+
+def resolved(case: Case, found: Sequence[Event]) -> Graph:
+    """The graph after events in any order."""
     graph, seen = Graph(), set()
-    for number, event in enumerate(events(case, NAME)):
+    for number, event in enumerate(found):
         rules, key = case.rules(number), message_key(event.source, event.message_id)
         found = Extract(rules)(event)
         assert not isinstance(found, Reason)

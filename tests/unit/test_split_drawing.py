@@ -52,6 +52,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "links": [link("anonymous_id:a1", "user_id:u1"), link("anonymous_id:a2", "user_id:u1", 1_234)],
         "accounts": [],
         "merges": [merge],
+        "moves": [],
         "splits": [],
         "refused": [],
         "rules": [],
@@ -168,3 +169,15 @@ def test_suspects_come_with_what_mends_them():
         "    millrace identity unmerge --cut a b",
     ]
     assert printed(suspects_text({"suspects": []})) == "nothing looks wrong\n"
+
+
+def test_an_id_that_went_to_its_latest_owner_is_told_in_text_picture_and_dot():
+    gone = {"id": "ios.push_token:k1", "left": "use_2", "joined": "use_9", "at": AT, "cause": cause("m7"),
+            "mapped_at": AT, "mapped_by": "m2"}  # fmt: skip
+    found = document(moves=[gone, gone | {"left": "use_9", "joined": "use_1"}])
+    said = "ios.push_token:k1 went to use_9 on 2026-11-21 09:00, because of m7"
+    assert [one for one in texts(svg(found)) if "went to" in one] == [said]
+    assert [one.strip() for one in dot(found).splitlines() if "went to" in one] == [
+        'left_0 [label="ios.push_token:k1\\nwent to use_9 on 2026-11-21 09:00", color="#66717f", style="rounded,dashed"];'
+    ]
+    assert printed(explanation_text(found, 10)).count("ios.push_token:k1 2026-11-21 09:00:00, because of track m7") == 2
