@@ -178,6 +178,32 @@ def simulate(
         raise SystemExit(1)
 
 
+@identity.command()
+@config_option
+@data_option
+@json_option
+def apply(config: str | None, data: str | None, as_json: bool) -> None:
+    """Apply the rules in force to what was recorded before they were.
+
+    Everybody becomes who they would be had the rules always been: profiles come apart, are joined, gain and lose ids, with their traits and
+    events; `simulate` shows it beforehand. Events go on meanwhile. When it is stopped, run it again: it goes on where it stood.
+    Exit 1 when some profiles got events all the while and are left."""
+    from millrace import wiring
+    from millrace.cli.identity_apply import report_text, run
+    from millrace.settings import load_settings
+
+    settings = load_settings(environment(config=config, data=data), delivers=False)
+    with wiring.open_database(settings) as database:
+        wiring.usable(settings, database)
+        found = run(settings, database)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(report_text(found))
+    if found["left"]:
+        raise SystemExit(1)
+
+
 COMMANDS: Final = (identity,)
 
 

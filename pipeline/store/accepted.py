@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from struct import unpack
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, case, func, select, update
 from sqlalchemy import delete as sql_delete
 
 from pipeline.store import bulk, schema
@@ -64,10 +64,45 @@ def insert(connection: Connection, rows: Sequence[Row]) -> None:
     bulk.insert(connection, schema.events, rows)
     if connection.dialect.name == "postgresql" or not rows:
         return
-    generation = (connection.execute(select(func.sum(schema.positions.c.applied))).scalar() or 0) // GENERATION
+    generation = _generation(connection)
     places = [(row.partition, row.offset) for row in rows]
     keys = zip(_hashes([row.key for row in rows]), places, strict=True)
     bulk.insert(connection, schema.event_keys_new, sorted((generation, hashed, *place) for hashed, place in keys))
+    _insert_times(connection, generation, rows)
+    _settle(connection, generation, _SETTLED * len(rows))
+
+
+def hang(connection: Connection, moves: Sequence[tuple[Row, str, str]]) -> None:
+    """Lets events hang on other nodes: each row as it is, its node from now on (empty: none), and the profile that it counts as applied
+    to if it had none."""
+    table = schema.events.c
+    changed = (
+        update(schema.events)
+        .where(table.partition == bindparam("_p"), table.offset == bindparam("_o"), table.key == bindparam("_k"))
+        .values(node=bindparam("_n"), profile=case((table.profile == "", bindparam("_to")), else_=table.profile))
+    )
+    some = [{"_p": row.partition, "_o": row.offset, "_k": row.key, "_n": node, "_to": to} for row, node, to in moves]
+    if some:
+        connection.execute(changed, some)
+    if connection.dialect.name != "postgresql" and some:
+        _hang_times(connection, moves)
+
+
+def _hang_times(connection: Connection, moves: Sequence[tuple[Row, str, str]]) -> None:
+    every = [generation for (generation,) in connection.execute(select(schema.event_spans.c.generation))]
+    gone = [(one, row.node, row.at, row.partition, row.offset) for row, _, _ in moves if row.node for one in every]
+    where = 'generation = ? AND node = ? AND at = ? AND partition = ? AND "offset" = ?'
+    if gone:
+        connection.exec_driver_sql(f"DELETE FROM event_times WHERE {where}", gone)
+    _insert_times(connection, _generation(connection), [row._replace(node=node) for row, node, _ in moves])
+
+
+def _generation(connection: Connection) -> int:
+    """The present one."""
+    return int(connection.execute(select(func.sum(schema.positions.c.applied))).scalar() or 0) // GENERATION
+
+
+def _insert_times(connection: Connection, generation: int, rows: Sequence[Row]) -> None:
     timed = sorted((generation, row.node, row.at, row.partition, row.offset) for row in rows if row.node)
     bulk.insert(connection, schema.event_times, timed)
     at = [one[2] for one in timed]
@@ -81,7 +116,6 @@ def insert(connection: Connection, rows: Sequence[Row]) -> None:
                 "last_at": "MAX(event_spans.last_at, excluded.last_at)",
             },
         )
-    _settle(connection, generation, _SETTLED * len(rows))
 
 
 def delete(connection: Connection, nodes: Collection[str], most: int) -> list[Origin]:

@@ -2,8 +2,8 @@
 so that memory does not grow with their size."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -86,6 +86,14 @@ CREATE INDEX temp.judged_by_a ON judged (a);
 CREATE INDEX temp.judged_by_b ON judged (b);
 """
 
+_DIFFERENT: Final = """
+SELECT min(key) FROM was WHERE root NOT IN (
+  SELECT a FROM judged WHERE becomes = 1 AND comes_of = 1 AND shared = had AND shared = has
+) GROUP BY root
+UNION SELECT min(key) FROM now WHERE root NOT IN (SELECT b FROM judged) GROUP BY root
+ORDER BY 1
+"""
+
 _CASES: Final[Mapping[str, tuple[str, str]]] = {
     # what is counted, and when
     "same": ("a", "becomes = 1 AND comes_of = 1 AND a = b AND shared = had AND shared = has"),
@@ -102,9 +110,7 @@ _CASES: Final[Mapping[str, tuple[str, str]]] = {
 
 def compare(present: Path, other: Path, *, examples: int) -> Comparison:
     """Compares the stores of two files that nobody writes to, with up to `examples` of each kind of difference."""
-    with closing(sqlite3.connect(present)) as connection:
-        for statement in _PAIRED.split(";\n"):
-            connection.execute(statement, {"other": str(other)} if ":other" in statement else {})
+    with _paired(present, other) as connection:
         one = _One(connection)
         counts = {
             name: one.number(f"SELECT count(DISTINCT {what}) FROM judged WHERE {when}")
@@ -120,6 +126,22 @@ def compare(present: Path, other: Path, *, examples: int) -> Comparison:
             refused=one.refused(),
             examples={name: one.examples(name, examples) for name in _CASES if name != "same" and counts[name]},
         )
+
+
+def different(present: Path, other: Path) -> Iterator[str]:
+    """An id of every profile of either side that has other ids on the other one. Of the present side, only the tables of ids and
+    profiles are asked."""
+    with _paired(present, other) as connection:
+        for (key,) in connection.execute(_DIFFERENT):
+            yield str(key)
+
+
+@contextmanager
+def _paired(present: Path, other: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(present)) as connection:
+        for statement in _PAIRED.split(";\n"):
+            connection.execute(statement, {"other": str(other)} if ":other" in statement else {})
+        yield connection
 
 
 class _One:

@@ -158,6 +158,17 @@ splits: Final = Table(
     Index("splits_by_other", "other"),
 )
 
+resolutions: Final = Table(
+    "resolutions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("profile", String, nullable=False),  # the one that came of it
+    Column("rules", Integer, nullable=False),  # version of the identity configuration
+    Column("detail", Text, nullable=False),  # JSON: what is still to be told of it
+    Index("resolutions_by_profile", "profile"),
+)
+
 violations: Final = Table(
     "violations",
     metadata,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, insert, or_, select, update
 
 from pipeline.changes import changes_of_split
 from pipeline.graph import Edge, Graph, Merge
@@ -23,6 +23,7 @@ from schemas.errors import Refused
 from schemas.events import ExternalId
 from schemas.exact_json import json_dumps, json_loads
 
+_TOLD_OF: Final = (schema.splits, schema.resolutions)
 _UNTOLD: Final = '{"pending":[[', '{"changes":[['  # how the detail of a split begins that somebody was not told of
 _FAMILY: Final = """
     WITH RECURSIVE family(id) AS (
@@ -134,35 +135,40 @@ def rank(rules: Rules) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Untold:
-    """What the log may not have yet of a split: what destinations are to be told, and what changed of who is who."""
+    """What the log may not have yet of a split, or of what other rules changed: what destinations are to be told, and what changed of
+    who is who."""
 
-    split: str
+    name: str
     corrections: Sequence[Correction]
     changes: Sequence[ProfileChange]
 
 
 def pending(connection: Connection) -> list[Untold]:
-    """Splits of which the log may not have all, the earliest first."""
-    table = schema.splits
+    """What the log may not have all of, the earliest first."""
+    return [one for table in _TOLD_OF for one in _pending(connection, table)]
+
+
+def _pending(connection: Connection, table: Table) -> list[Untold]:
     begins = or_(*(table.c.detail.startswith(text, autoescape=True) for text in _UNTOLD))
-    rows = connection.execute(select(table.c.id, table.c.detail).where(begins).order_by(table.c.at))
+    rows = connection.execute(select(table.c.id, table.c.detail).where(begins).order_by(table.c.at, table.c.id))
     details = [(row.id, json_loads(row.detail)) for row in rows]
-    return [
-        Untold(split, [Correction(*one) for one in detail["pending"]], _changes(detail)) for split, detail in details
-    ]
+    return [Untold(name, [Correction(*one) for one in detail["pending"]], _changes(detail)) for name, detail in details]
 
 
 def told(connection: Connection, one: Untold) -> None:
     """Notes that the log has these corrections and changes."""
-    table = schema.splits
-    text = connection.execute(select(table.c.detail).where(table.c.id == one.split).with_for_update()).scalar()
-    if text is None:
-        return  # forgotten meanwhile
+    for table in _TOLD_OF:
+        text = connection.execute(select(table.c.detail).where(table.c.id == one.name).with_for_update()).scalar()
+        if text is not None:  # else it is of the other kind, or forgotten meanwhile
+            _told(connection, table, one, text)
+
+
+def _told(connection: Connection, table: Table, one: Untold, text: str) -> None:
     detail = json_loads(text)
     messages, changes = {each.message for each in one.corrections}, {each.id for each in one.changes}
     detail["pending"] = [each for each in detail["pending"] if each[0] not in messages]
     left = [each for each in _changes(detail) if each.id not in changes]
-    connection.execute(update(table).where(table.c.id == one.split).values(detail=_detail(detail, left)))
+    connection.execute(update(table).where(table.c.id == one.name).values(detail=_detail(detail, left)))
 
 
 def _changes(detail: Mapping[str, Any]) -> list[ProfileChange]:

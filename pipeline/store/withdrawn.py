@@ -36,13 +36,18 @@ def of_nodes(connection: Connection, nodes: Collection[str]) -> list[Row]:
 
 def of_keys(connection: Connection, keys: Collection[bytes]) -> list[Row]:
     """Those events of these keys of deduplication that hang on no node."""
+    return [row for row in with_keys(connection, keys) if not row.node]
+
+
+def with_keys(connection: Connection, keys: Collection[bytes]) -> list[Row]:
+    """Every event of these keys of deduplication."""
     table = schema.events
     found = accepted.find(connection, keys)
     origins = [tuple(one.origin) for one in found.values()]
     rows: list[Row] = []
     for start in range(0, len(origins), _SOME):
         some = origins[start : start + _SOME]
-        wanted = sql_select(table).where(tuple_(table.c.partition, table.c.offset).in_(some), table.c.node == "")
+        wanted = sql_select(table).where(tuple_(table.c.partition, table.c.offset).in_(some))
         rows += [_row(row) for row in connection.execute(wanted)]
     return rows
 

@@ -1,0 +1,185 @@
+"""Rules of identity applied to what was recorded before they were there, beside the running pipeline.
+
+The recorded events are resolved in a scratch store by the rules in force. Then people who are others there than in the store in use
+are settled, one group after the other, each in a transaction of its own; who gets events meanwhile is taken up again once those are
+resolved too. Whoever is stopped goes on where it stood: the scratch store knows how far it is, and a group is settled or it is not.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, select, text
+
+from pipeline.identity import Rules
+from pipeline.log import Log
+from pipeline.recorded import Recording
+from pipeline.store import schema
+from pipeline.store.comparison import different
+from pipeline.store.database import Database
+from pipeline.store.resettle import Tally, resettle
+from pipeline.store.shadow import Changed, Shadow, watermark
+from schemas.errors import Refused
+from schemas.topics import RESOLVED
+
+ROUNDS: Final = 5
+"""Times that people who were changing are tried again."""
+_BEGINNINGS: Final = 3
+_CAUGHT_UP: Final = 200  # groups after which new events are taken in
+_PAGE: Final = 50_000
+_NODES: Final = text(
+    "SELECT key, profile FROM nodes WHERE key > :after AND profile IS NOT NULL ORDER BY key LIMIT :most"
+)
+_PROFILES: Final = text("SELECT id, merged_into FROM profiles WHERE id > :after ORDER BY id LIMIT :most")
+
+Advance = Callable[[str, int, int], None]
+"""Hears of progress: what is counted, how much of it is done, and how much there is."""
+
+
+async def resolve_again(log: Log, database: Database, rules: Rules, folder: Path, advance: Advance) -> Tally:
+    """Makes everybody who they would be had these rules, which are in force, always been. `folder` is this work's own: what is in it is
+    gone on with, and it is empty at the end. Refused when people are deleted or taken apart each time."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    tally = Tally()
+    for _ in range(_BEGINNINGS):
+        try:
+            async with _Applied(log, database, rules, folder, advance).opened() as work:
+                await work.settle(tally)
+        except Changed:
+            await asyncio.to_thread(_clear, folder)
+        else:
+            await asyncio.to_thread(_clear, folder)
+            return tally
+    raise Refused(
+        "still_changing",
+        "People were deleted, taken apart or joined each time while their history was gone through. "
+        "What was settled stays; run it again once nobody does that.",
+        status=409,
+    )
+
+
+class _Applied:
+    """One run over the history."""
+
+    def __init__(self, log: Log, database: Database, rules: Rules, folder: Path, advance: Advance) -> None:
+        self._log, self._database, self._rules, self._advance = log, database, rules, advance
+        self._folder = folder
+        self._mark: Sequence[int] = ()
+        self._taken: Mapping[int, int] = {}
+        self._compared = -1  # place in the scratch store up to which events were compared
+        self._shadow: Shadow
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["_Applied"]:
+        """With a scratch store that is begun, or gone on with."""
+        self._mark = await self._database.read(watermark)
+        self._shadow = await self._open()
+        try:
+            if not await asyncio.to_thread(self._shadow.is_begun, self._mark):
+                self._shadow.close()
+                await asyncio.to_thread(_clear, self._folder)
+                self._shadow = await self._open()
+                await asyncio.to_thread(self._shadow.begin, self._database, await self._first() * 1_000)
+            yield self
+        finally:
+            self._shadow.close()
+
+    async def settle(self, tally: Tally) -> None:
+        """Goes over everybody who differs, until nobody does or only those who get events faster than they are resolved again."""
+        await self._catch_up()
+        left = await asyncio.to_thread(self._differing)
+        for _ in range(ROUNDS):
+            left = list(dict.fromkeys([*left, *await asyncio.to_thread(self._misplaced)]))
+            if not left:
+                break
+            left = await self._round(left, tally)
+            await self._catch_up()
+        tally.left = len(left)
+
+    async def _round(self, keys: Sequence[str], tally: Tally) -> list[str]:
+        """Settles who can be; answers the others."""
+        left = []
+        for number, key in enumerate(keys):
+            self._advance("people", number, len(keys))
+            if number % _CAUGHT_UP == _CAUGHT_UP - 1:
+                await self._catch_up()
+            counts = await self._settle(key)
+            if counts is None:
+                left.append(key)
+            else:
+                tally.add(counts)
+        return left
+
+    async def _settle(self, key: str) -> Mapping[str, int] | None:
+        def work(connection: Connection) -> Mapping[str, int] | None:
+            with self._shadow.database.engine.connect() as shadow:
+                return resettle(connection, shadow, key, self._rules, self._mark, self._taken)
+
+        counts = await self._database.run(work)
+        if counts is None:  # it has new events: once more, when they are resolved too
+            await self._catch_up()
+            counts = await self._database.run(work)
+        return counts
+
+    async def _open(self) -> Shadow:
+        return await asyncio.to_thread(Shadow, self._folder / "shadow.sqlite", self._rules)
+
+    async def _first(self) -> int:
+        """The time (Unix ms) from which the log holds everything; 0 when it holds all there ever was."""
+        first = 0
+        for number, (begin, end) in (await self._log.bounds(RESOLVED)).items():
+            if 0 < begin < end and (batch := await self._log.read(RESOLVED, number, begin, max_records=1)):
+                first = max(first, batch.records[0].timestamp)
+        return first
+
+    async def _catch_up(self) -> None:
+        """Resolves what was recorded since."""
+        positions = schema.positions.c
+        emitted = await self._database.read(
+            lambda connection: {
+                row.partition: row.emitted for row in connection.execute(select(positions.partition, positions.emitted))
+            }
+        )
+        places = await asyncio.to_thread(self._shadow.places)
+        recording = Recording(self._log, 0 if places else await self._first(), places)
+        async for some in recording.events(partial(self._advance, "events")):
+            await asyncio.to_thread(self._shadow.take, self._database, some, recording.places)
+        await asyncio.to_thread(self._shadow.take, self._database, (), recording.places)
+        self._taken = emitted
+
+    def _misplaced(self) -> list[str]:
+        """An id of everybody who has an event that is somebody else's by the rules, among those not compared yet."""
+        found: list[str] = []
+        while True:
+            some, end = self._shadow.misplaced(self._database, self._compared)
+            if end == self._compared:
+                return found
+            found += some
+            self._compared = end
+
+    def _differing(self) -> list[str]:
+        """An id of each group of people who are not as the rules make them."""
+        path = self._folder / "present.sqlite"
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as copy:
+            copy.execute("CREATE TABLE nodes (key TEXT PRIMARY KEY, profile TEXT) WITHOUT ROWID")
+            copy.execute("CREATE TABLE profiles (id TEXT PRIMARY KEY, merged_into TEXT) WITHOUT ROWID")
+            for table, statement in (("profiles", _PROFILES), ("nodes", _NODES)):
+                after = ""
+                while rows := self._database.read_sync(
+                    lambda connection: connection.execute(statement, {"after": after, "most": _PAGE}).all()  # noqa: B023 - called at once
+                ):
+                    copy.executemany(f"INSERT INTO {table} VALUES (?, ?)", [tuple(row) for row in rows])
+                    after = rows[-1][0]
+            copy.execute("CREATE INDEX profiles_by_survivor ON profiles (merged_into)")
+            copy.commit()
+        return list(different(path, self._shadow.path))
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.glob("*.sqlite*"):
+        path.unlink()

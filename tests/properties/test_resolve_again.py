@@ -1,0 +1,107 @@
+"""Other rules applied to what was recorded, over random histories: everybody is who they would be had the rules always been."""
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import select
+
+from pipeline.identity import Rules
+from pipeline.log import Batch, Log, Record, open_log
+from pipeline.parse import parse
+from pipeline.profile import values
+from pipeline.resolve_again import resolve_again
+from pipeline.store import schema
+from pipeline.store.database import Database
+from pipeline.store.graph import read_profiles
+from pipeline.store.intake import apply
+from pipeline.store.migrate import migrate
+from pipeline.store.rules import in_force
+from pipeline.store.verify import verify
+from schemas.events import Event, encode_event, encode_resolved
+from schemas.topics import EVENTS, RESOLVED
+from tests.properties.test_identity_model import Configured, configurations, event, histories
+
+HISTORIES = int(os.environ.get("MILLRACE_HISTORIES", "500")) // 10
+
+
+def opened(path: Path) -> Database:
+    database = Database(f"sqlite:///{path}", repeatable=True)
+    migrate(database)
+    return database
+
+
+def put(database: Database, events: Sequence[Event], rules: Rules, first: int = 0) -> list[Record]:
+    """Applies events as the pipeline does; answers what `resolved` gets."""
+    records = [Record(b"k", encode_event(one), 1, first + n) for n, one in enumerate(events)]
+    work = parse([Batch(EVENTS, 0, records, first + len(records))], rules=rules)
+    emissions = database.run_sync(lambda connection: apply(connection, work, {0: first + len(records)}, rules))
+    stamp = time.time_ns() // 1_000_000
+    return [
+        Record(one.profile.encode(), encode_resolved(one.profile, one.origin, one.ids, one.value), stamp)
+        for one in emissions
+    ]
+
+
+def people(database: Database) -> list[tuple[Any, ...]]:
+    """Everybody with ids, traits and counters, and which events hang on which id."""
+
+    def read(connection: Any) -> list[tuple[Any, ...]]:
+        rows = connection.execute(select(schema.profiles.c.id, schema.profiles.c.merged_into)).all()
+        into = {row.id: row.merged_into for row in rows}
+        profiles = read_profiles(connection, list(into))
+        owned: dict[str, set[str]] = {}
+        for key, profile in connection.execute(select(schema.nodes.c.key, schema.nodes.c.profile)):
+            while profile is not None and into[profile] is not None:
+                profile = into[profile]
+            owned.setdefault(profile, set()).add(key)
+        hanging = sorted((row.node, bytes(row.key)) for row in connection.execute(select(schema.events)))
+        found = [
+            (sorted(keys), values(one.traits), one.events, one.first_seen, one.last_seen, one.last_message, one.ids)
+            for profile, keys in owned.items()
+            if profile is not None and (one := profiles[profile])
+        ]
+        return [*sorted(found, key=lambda each: each[0]), tuple(hanging)]
+
+    return database.read_sync(read)
+
+
+def differences(database: Database, rules: Rules) -> list[Any]:
+    return [one for piece in verify(database, rules) for one in piece.differences]
+
+
+async def applied(log: Log, database: Database, rules: Rules, folder: Path) -> None:
+    tally = await resolve_again(log, database, rules, folder / "apply", lambda *_: None)
+    assert tally.left == 0
+
+
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(histories, configurations, configurations)
+def test_everybody_is_who_they_would_be_had_the_rules_always_been(
+    history: list[Any], before: Configured, after: Configured
+) -> None:
+    events = [event(call, "h", number) for number, call in enumerate(history)]
+    half = len(events) // 2
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with closing(opened(folder / "live.sqlite")) as live, closing(opened(folder / "always.sqlite")) as always:
+            rules = live.run_sync(lambda connection: in_force(connection, before.product.config))
+            resolved = put(live, events[:half], rules) if half else []
+            rules = live.run_sync(lambda connection: in_force(connection, after.product.config))
+            resolved += put(live, events[half:], rules, half)
+            put(always, events, rules)
+
+            async def work() -> None:
+                async with open_log(f"embedded://{folder}/log", partitions=1) as log:
+                    await log.append(RESOLVED, resolved)
+                    await applied(log, live, rules, folder)
+
+            asyncio.run(work())
+            assert people(live) == people(always)
+            assert differences(live, rules) == []
