@@ -5,7 +5,7 @@ exceptions, then the log's group is told. A crash anywhere before the transactio
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,8 @@ from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
-from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, rules
+from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, reading, rules
+from pipeline.delivery.fence import ASK
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World, bounded, rate_of
@@ -119,6 +120,8 @@ class Courier:
         self._landed: list[Flight] = []
         self._last_late = False
         self._look_at = 0.0
+        self._ask_at = 0.0
+        self._bounds_at = 0.0
 
         self._reading: asyncio.Task[Sequence[Batch] | None] | None = None
         self._full = False
@@ -140,29 +143,32 @@ class Courier:
         """Returns after `stop`, with everything written that is known. Raises, likewise, PartitionLost: join again; and what
         the log raised."""
         records = max(self._limits.records, self._most)
-        async with self._events.subscribe(
+        joined = self._events.subscribe(
             RESOLVED, group=self._destination.group, start=self._begin, max_records=records
-        ) as subscription:
-            batches = aiter(subscription)
-            stopper = self._waking(asyncio.ensure_future(self._stop.wait()))
-            try:
-                while not self._finished():
-                    self._wake.clear()
-                    self._land()
-                    self._follow(subscription)
-                    await self._take(subscription)
-                    await self._take_up()
-                    self._launch()
-                    if await self._write():
-                        continue
-                    await self._read_on(subscription, batches)
-                    self._alarm.set(min(self._times(), default=None))
-                    await self._wake.wait()
-            finally:
-                await self._cancel(stopper)
-            await self._commit(subscription)
-            if self._failure is not None:
-                raise self._failure
+        )
+        with reading():
+            async with joined as subscription:
+                batches = aiter(subscription)
+                stopper = self._waking(asyncio.ensure_future(self._stop.wait()))
+                try:
+                    while not self._finished():
+                        self._wake.clear()
+                        self._land()
+                        self._follow(subscription)
+                        await self._take(subscription)
+                        await self._take_up()
+                        await self._look_beyond()
+                        self._launch()
+                        if await self._write():
+                            continue
+                        await self._read_on(subscription, batches)
+                        self._alarm.set(min(self._times(), default=None))
+                        await self._wake.wait()
+                finally:
+                    await self._cancel(stopper)
+                await self._commit(subscription)
+                if self._failure is not None:
+                    raise self._failure
 
     @property
     def _ending(self) -> bool:
@@ -211,6 +217,8 @@ class Courier:
             times.append(self._patient_until)
         if self._changed:
             times.append(self._changed_at + _SETTLE)
+        if self._lanes.fences:
+            times.append(self._ask_at if self._lanes.fences.asking else self._bounds_at)
         return times
 
     def _is_throttled(self) -> bool:
@@ -281,7 +289,7 @@ class Courier:
         outstanding = self._lanes.outstanding
         most = self._limits.outstanding_down if self._breaker.open else self._limits.outstanding
         self._full = outstanding >= (most * _ROOM if self._full else most)
-        return self._full
+        return self._full and not (self._lanes.stuck and not self._flights)
 
     async def _take(self, subscription: Subscription) -> None:
         """Decides what becomes of the records that were read."""
@@ -300,15 +308,19 @@ class Courier:
         self._patient_until = self._world.now() + self._limits.patience
         ours = [batch for batch in batches if batch.partition in self._lanes.partitions]
         read = [await _decoded(batch) for batch in ours]
-        gone = await self._deleted([one for pairs in read for _, one in pairs if isinstance(one, Resolved)])
-        for batch, pairs in zip(ours, read, strict=True):
+        gone = await self._deleted(read)
+        for batch, events in zip(ours, read, strict=True):
             partition = self._lanes.partitions[batch.partition]
-            decoded = _without(pairs, gone) if gone else pairs
-            entries = poll.judge(partition, decoded, self._decide, self._world.now())
+            entries = poll.judge(
+                partition, batch.records, _without(events, gone) if gone else events, self._decide, self._world.now()
+            )
             self._parts.append(Part(partition, batch, entries))
             for entry in entries:
                 if entry.item is not None and not entry.item.state.settled:
                     self._lanes.add(entry.item)
+        for batch in ours:
+            self._lanes.partitions[batch.partition].read = batch.next_offset
+        self._lanes.release(self._lanes.fences.read_on(batch.partition for batch in ours))
 
     async def _take_up(self) -> None:
         """Takes up dead letters that were put back, as many as there is room for: the others wait in the ledger."""
@@ -336,16 +348,27 @@ class Courier:
             if partition is not None and partition.epoch == epochs[number]:
                 self._lanes.put_back(number, rows)
 
-    async def _deleted(self, read: Sequence[Resolved]) -> Collection[Origin]:
+    async def _look_beyond(self) -> None:
+        """Asks how far others are with what lanes here wait for, and whether what is not read yet is still there."""
+        fences, now = self._lanes.fences, self._world.now()
+        if not fences or self._ending or now < (self._ask_at if fences.asking else self._bounds_at):
+            return
+        self._ask_at = now + ASK
+        name, foreign = self._destination.name, fences.foreign
+        with suppress(Unavailable):  # it is looked again soon
+            standing = await self._database.glance(lambda connection: ledger.standing(connection, name, foreign))
+            self._lanes.release(fences.told(standing))
+            fences.asking = bool(fences.foreign)
+            if now >= self._bounds_at:
+                self._bounds_at = now + self._limits.look
+                if unread := fences.unread(standing):
+                    self._lanes.release(fences.bounded(unread, await self._events.bounds(RESOLVED)))
+
+    async def _deleted(self, read: Sequence[Sequence[Resolved | Unreadable]]) -> Collection[Origin]:
         """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
-        spans: dict[int, tuple[int, int]] = {}
-        for one in read:
-            partition, offset = one.origin
-            first, end = spans.get(partition, (offset, offset + 1))
-            spans[partition] = min(first, offset), max(end, offset + 1)
 
         def find(connection: Any) -> Collection[Origin]:
-            return erasures.erased_between(connection, spans) if erasures.any_erased(connection) else ()
+            return erasures.erased_between(connection, _spans(read)) if erasures.any_erased(connection) else ()
 
         return await steadily(lambda: self._database.read(find), self._stop, "asking who was deleted")
 
@@ -404,7 +427,8 @@ class Courier:
         task.add_done_callback(land)
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
-        gone = await self._load([item for item in items if item.resolved is None])
+        gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.passed_over}
+        gone |= await self._load([item for item in items if item.resolved is None and item not in gone])
         going = [item for item in items if item not in gone] if gone else items
         made = await attempt(self._routing, self._client, going, self._limits.attempt, self._insert)
         if not gone:
@@ -475,6 +499,7 @@ class Courier:
                 if lane in waits:
                     self._lanes.wait(lane, items[0].next_at, asked=waits[lane])
                 self._lanes.give_back(lane, items)
+        self._lanes.release(self._lanes.fences.landed(rest))
 
     def _judge_service(self, made: Attempt) -> None:
         now = self._world.now()
@@ -629,22 +654,30 @@ def _result(flight: Flight) -> Attempt:
     return Attempt(flight.items, [None] * len(flight.items))
 
 
-async def _decoded(batch: Batch) -> list[tuple[Record, Any]]:
-    """The records of a batch with their events; others get a turn in between."""
-    pairs = []
-    for index, record in enumerate(batch.records, 1):
-        pairs.append((record, decoded(batch.partition, record)))
-        if index % _SLICE == 0:
-            await asyncio.sleep(0)
-    return pairs
+async def _decoded(batch: Batch) -> list[Resolved | Unreadable]:
+    """The events of a batch; others get a turn in between."""
+    events: list[Resolved | Unreadable] = []
+    for start in range(0, len(batch.records), _SLICE):
+        events += decoded(batch.partition, batch.records[start : start + _SLICE])
+        await asyncio.sleep(0)
+    return events
 
 
-def _without(pairs: Sequence[tuple[Record, Any]], gone: Collection[Origin]) -> list[tuple[Record, Any]]:
+def _spans(read: Iterable[Iterable[Resolved | Unreadable]]) -> dict[int, tuple[int, int]]:
+    """By partition of `events`, between which offsets these events came."""
+    spans: dict[int, tuple[int, int]] = {}
+    for events in read:
+        for one in events:
+            if isinstance(one, Resolved):
+                partition, offset = one.origin
+                first, end = spans.get(partition, (offset, offset + 1))
+                spans[partition] = min(first, offset), max(end, offset + 1)
+    return spans
+
+
+def _without(events: Sequence[Resolved | Unreadable], gone: Collection[Origin]) -> list[Resolved | Unreadable]:
     """The same with nothing personal of what is gone."""
-    return [
-        (record, without_person(one)) if isinstance(one, Resolved) and one.origin in gone else (record, one)
-        for record, one in pairs
-    ]
+    return [without_person(one) if isinstance(one, Resolved) and one.origin in gone else one for one in events]
 
 
 def _record(value: bytes) -> Record:

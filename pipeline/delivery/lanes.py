@@ -5,14 +5,15 @@ long: an event's bytes leave memory once the ledger lists it.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from heapq import heappop, heappush
 
 from pipeline.delivery.done import NOTHING, Done, decode_done
+from pipeline.delivery.fence import Awaited, Fences
 from pipeline.delivery.turns import Shares, Turns
 from pipeline.store.ledger import Claim, Listed
-from schemas.events import Resolved
+from schemas.events import Fence, Resolved
 
 
 class State(Enum):
@@ -37,6 +38,7 @@ class Item:
         "done",
         "ended_at",
         "faults",
+        "fences",
         "first_at",
         "flying",
         "lane",
@@ -59,6 +61,7 @@ class Item:
         self.message_id = message_id
         self.value: bytes | None = None
         self.resolved: Resolved | None = None
+        self.fences: Sequence[Fence] = ()  # those that may stand yet
         self.state = State.FRESH
         self.reason = ""
         self.attempts = 0
@@ -72,6 +75,11 @@ class Item:
         self.flying = False
 
     @property
+    def passed_over(self) -> bool:
+        """It is not meant for the destination, but had to wait for fences, and what follows it with it."""
+        return self.state is State.FRESH and self.reason != ""
+
+    @property
     def attempted(self) -> bool:
         """An attempt at it has ended, or is under way."""
         return self.flying or self.attempts > 0 or self.state is not State.FRESH
@@ -80,7 +88,7 @@ class Item:
 class Lane:
     """A profile's events, in order. `due` is when its head may go, None while it may go or is in flight."""
 
-    __slots__ = ("asked", "busy", "due", "key", "partition", "profile", "queue", "queued")
+    __slots__ = ("asked", "awaits", "busy", "due", "key", "partition", "profile", "queue", "queued")
 
     def __init__(self, partition: "Partition", profile: str, key: str | int) -> None:
         self.partition = partition
@@ -88,7 +96,8 @@ class Lane:
         self.key = key
         self.queue: deque[Item] = deque()
         self.busy = False
-        self.queued = False  # in a queue of lanes that are ready
+        self.queued = False  # in a queue of lanes that are ready, or held by a fence
+        self.awaits: Awaited | None = None  # what the fence is about
         self.due: float | None = None
         self.asked = False  # the service said when
 
@@ -96,7 +105,19 @@ class Lane:
 class Partition:
     """A partition of `resolved` that is ours."""
 
-    __slots__ = ("confirmed", "epoch", "lanes", "live", "marks", "number", "offset", "outstanding", "seen", "writes")
+    __slots__ = (
+        "confirmed",
+        "epoch",
+        "lanes",
+        "live",
+        "marks",
+        "number",
+        "offset",
+        "outstanding",
+        "read",
+        "seen",
+        "writes",
+    )
 
     def __init__(self, claim: Claim) -> None:
         self.number = claim.partition
@@ -105,6 +126,7 @@ class Partition:
         self.marks: dict[int, int] = dict(claim.marks)  # as written
         self.seen: dict[int, int] = dict(claim.marks)  # as read
         self.lanes: dict[str | int, Lane] = {}
+        self.read = claim.offset  # as read: what is before it is in the lanes, or over
         self.outstanding = 0  # events that the ledger lists as held or waiting for a retry
         self.writes = claim.writes  # to the ledger, made so far
         self.live = True
@@ -124,6 +146,7 @@ class Lanes:
 
     def __init__(self, shares: Shares | None = None) -> None:
         self.partitions: dict[int, Partition] = {}
+        self.fences = Fences(self.partitions)
         self._shares = shares
         self._fresh = _queue(shares)  # ready; the head is new
         self._late = _queue(shares)  # ready; the head is listed
@@ -137,7 +160,9 @@ class Lanes:
         partition = self.partitions[claim.partition] = Partition(claim)
         for listed in claim.outstanding:
             lane = partition.lane(listed.profile, listed.offset)
-            lane.queue.append(_restored(lane, listed))
+            item = _restored(lane, listed)
+            item.fences = claim.fences.get(listed.offset, ())
+            lane.queue.append(item)
         partition.outstanding = len(claim.outstanding)
         for lane in partition.lanes.values():
             head = lane.queue[0]
@@ -145,12 +170,14 @@ class Lanes:
                 self.wait(lane, head.next_at, asked=False)
             else:
                 self._ready(lane)
+        self.release(self.fences.read_on((claim.partition,)))
 
     def drop(self, number: int) -> None:
         """Forgets a partition that is another's now."""
         partition = self.partitions.pop(number, None)
         if partition is not None:
             partition.live = False
+            self.fences.drop(number)
 
     @property
     def outstanding(self) -> int:
@@ -178,6 +205,9 @@ class Lanes:
             partition.outstanding += len(items)
             lane.queue = deque(sorted((*items, *lane.queue), key=_offset))
             lane.due = None
+            if lane.awaits is not None:
+                self.fences.forget(lane)
+                lane.queued = False
             if not lane.queued and not lane.busy:
                 self._ready(lane)
         self.resort()
@@ -193,6 +223,11 @@ class Lanes:
         if not lane.queue:
             lane.partition.lanes.pop(lane.key, None)
         elif lane.due is None:
+            self._ready(lane)
+
+    def release(self, lanes: Iterable[Lane]) -> None:
+        """Looks again at lanes that were held by fences."""
+        for lane in lanes:
             self._ready(lane)
 
     def wait(self, lane: Lane, due: float, *, asked: bool) -> None:
@@ -228,6 +263,11 @@ class Lanes:
         """When the next waiting lane is due."""
         self.wake(-1.0)
         return self._waiting[0][0] if self._waiting else None
+
+    @property
+    def stuck(self) -> bool:
+        """Whatever is here waits for fences: only what is read next may let it go."""
+        return bool(self.fences) and not self.has_fresh and not self.has_late and self.next_due is None
 
     @property
     def has_fresh(self) -> bool:
@@ -270,7 +310,10 @@ class Lanes:
 
     def _ready(self, lane: Lane) -> None:
         lane.queued = True
-        (self._late if lane.queue[0].listed else self._fresh).append(lane)
+        head = lane.queue[0]
+        if head.fences and self.fences.holds(lane):
+            return
+        (self._late if head.listed else self._fresh).append(lane)
 
     def resort(self) -> None:
         """To be called when ready lanes may have had their heads listed: they are no longer new."""
@@ -301,7 +344,7 @@ def _live_head(queue: deque[Lane] | Turns[Lane]) -> bool:
 def _heads(lane: Lane, most: int) -> list[Item]:
     """The first events of a lane, each within the chunk size that all of them allow."""
     taken = [lane.queue.popleft()]
-    while lane.queue and len(taken) < min(most, lane.queue[0].most, taken[0].most):
+    while lane.queue and len(taken) < min(most, lane.queue[0].most, taken[0].most) and not lane.queue[0].fences:
         taken.append(lane.queue.popleft())
     return taken
 

@@ -7,14 +7,15 @@ knows whether it was committed, since the connection broke, may be repeated.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, func, select, text
 
 from pipeline.store import bulk, schema
 from schemas.causes import cause_of
+from schemas.events import FENCED_HEADER, Fence, decode_resolved
 
 OUTSTANDING: Final = ("held", "retry", "again")
 """The states of events that are still to be delivered. `again`: a dead letter that a person put back and no owner of its
@@ -46,6 +47,15 @@ class Claim:
     marks: Mapping[int, int]  # partition of `events` -> highest offset seen
     outstanding: Sequence[Listed]  # by offset
     writes: int = 0  # made so far
+    fences: Mapping[int, Sequence[Fence]] = field(default_factory=dict)  # of those that were held, by offset
+
+
+class Standing(NamedTuple):
+    """How far a destination is: the next offset of each partition, and the first outstanding one of those (partition, profile) that
+    were asked for and have any."""
+
+    positions: Mapping[int, int]
+    outstanding: Mapping[tuple[int, str], int]
 
 
 class Counts(NamedTuple):
@@ -120,6 +130,10 @@ _OUTSTANDING: Final = text("""
     WHERE destination = :destination AND partition = :partition AND state IN ('held', 'retry')
     ORDER BY "offset"
 """)
+_FENCED: Final = text("""
+    SELECT "offset", value FROM exceptions
+    WHERE destination = :destination AND partition = :partition AND state = 'held' AND substr(value, 1, 5) = :header
+""")
 _BETWEEN: Final = text(_OUTSTANDING.text.replace("ORDER", 'AND "offset" BETWEEN :first AND :last ORDER'))
 _ADVANCE: Final = text("""
     UPDATE destination_positions SET "offset" = :offset, marks = :marks, updated_at = :at, writes = writes + 1
@@ -147,6 +161,8 @@ _TAKE_UP: Final = text("""
     UPDATE exceptions SET state = 'retry'
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset AND state = 'again'
 """)
+_POSITIONS: Final = 'SELECT partition, "offset" FROM destination_positions WHERE destination {}'
+_ASKED: Final = 500  # profiles in one statement
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
     ON CONFLICT (destination) DO UPDATE SET state = excluded.state, since = excluded.since, reason = excluded.reason
@@ -171,6 +187,10 @@ def _claim(connection: Connection, destination: str, partition: int, at: int) ->
         offset=offset,
         marks={int(origin): mark for origin, mark in orjson.loads(marks).items()},
         outstanding=[Listed(*row) for row in connection.execute(_OUTSTANDING, key)],
+        fences={
+            offset: decode_resolved(bytes(value)).fences
+            for offset, value in connection.execute(_FENCED, key | {"header": FENCED_HEADER})
+        },
         writes=writes,
     )
 
@@ -293,6 +313,27 @@ def _listed(connection: Connection, key: dict[str, object], offsets: Collection[
     span = key | {"first": min(among), "last": max(among)}
     rows = connection.execute(_BETWEEN, span)
     return [one for row in rows if (one := Listed(*row)).offset in among]
+
+
+def standing(connection: Connection, destination: str, awaited: Collection[tuple[int, str]]) -> Standing:
+    """How far a destination is, and the first outstanding event of each of these (partition, profile). To be asked at a glance:
+    positions first, since what they pass is listed with them."""
+    read = bulk.select(connection, _POSITIONS, [destination])
+    table = schema.exceptions
+    found: dict[tuple[int, str], int] = {}
+    profiles = sorted({profile for _, profile in awaited})
+    for start in range(0, len(profiles), _ASKED):
+        rows = connection.execute(
+            select(table.c.partition, table.c.profile, func.min(table.c.offset))
+            .where(
+                table.c.destination == destination,
+                table.c.state.in_(("held", "retry")),
+                table.c.profile.in_(profiles[start : start + _ASKED]),
+            )
+            .group_by(table.c.partition, table.c.profile)
+        )
+        found |= {(partition, profile): offset for partition, profile, offset in rows}
+    return Standing(dict(read), found)
 
 
 def values(connection: Connection, destination: str, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
