@@ -6,7 +6,7 @@ Times are UTC microseconds since 1970.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache, partial
 from importlib.resources import files
@@ -84,6 +84,9 @@ class Resolved:
     event: Event
     context: bytes | None = None
     fences: Sequence[Fence] = ()
+    whole: dict[str, Any] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )  # once it was materialized
 
 
 # ── Avro ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -44,14 +44,14 @@ def decode(record: Record) -> Resolved | Unreadable:
         return Unreadable(str(error))
 
 
-_decoded: Final[Latest[tuple[int, int], bytes, Resolved | Unreadable]] = Latest(
-    lambda value: decode(Record(b"", value, 0))
-)
+_latest: Final[Latest[Resolved | Unreadable]] = Latest(lambda value: decode(Record(b"", value, 0)))
+reading: Final = _latest.reading
+"""To be entered by each destination that reads `decoded` records."""
 
 
-def decoded(partition: int, record: Record) -> Resolved | Unreadable:
-    """`decode` for a record that other destinations read as well, each at its own pace."""
-    return _decoded.get((partition, record.offset), record.value, len(record.value))
+def decoded(partition: int, records: Sequence[Record]) -> list[Resolved | Unreadable]:
+    """`decode` for records of one partition that other destinations read as well, each at its own pace."""
+    return _latest.of(partition, records)
 
 
 def rules(destination: Destination) -> Decide:

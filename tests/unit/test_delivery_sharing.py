@@ -1,7 +1,7 @@
 """Destinations of one process share what they read."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,53 +9,75 @@ import pytest
 from destinations.contract import DELIVERED, Outcome, RawEvent
 from pipeline.delivery import decide
 from pipeline.delivery.shared import Latest
+from pipeline.log import Record
 from schemas.events import Resolved, decode_resolved
 from tests.unit.delivery_world import DeliveryWorld
 
 
+def records(*values: bytes, start: int = 0) -> list[Record]:
+    return [Record(b"", value, 0, offset) for offset, value in enumerate(values, start)]
+
+
+def noting(made: list[bytes]) -> Callable[[bytes], bytes]:
+    def make(value: bytes) -> bytes:
+        made.append(value)
+        return value.upper()
+
+    return make
+
+
 def test_what_one_has_made_serves_the_others() -> None:
-    made: list[str] = []
-
-    def make(source: str) -> str:
-        made.append(source)
-        return source.upper()
-
-    latest: Latest[int, str, str] = Latest(make)
-    assert [latest.get(place, text, 1) for place, text in [(1, "a"), (2, "b"), (1, "a"), (2, "b")]] == ["A", "B"] * 2
-    assert made == ["a", "b"]
+    made: list[bytes] = []
+    latest = Latest(noting(made))
+    with latest.reading(), latest.reading():
+        assert [latest.of(0, records(b"a", b"b")) for _ in range(2)] == [[b"A", b"B"]] * 2
+        assert latest.of(1, records(b"c", b"d")) == [b"C", b"D"]
+    assert made == [b"a", b"b", b"c", b"d"]
 
 
 def test_a_place_that_holds_something_else_by_now_is_read_again() -> None:
     """Another log, or a record that was erased where it stands."""
-    latest: Latest[int, str, str] = Latest(str.upper)
-    assert [latest.get(1, text, 1) for text in ("a", "b", "a")] == ["A", "B", "A"]
+    latest = Latest(bytes.upper)
+    with latest.reading(), latest.reading():
+        assert [latest.of(1, records(one)) for one in (b"a", b"b", b"a")] == [[b"A"], [b"B"], [b"A"]]
 
 
 def test_what_is_kept_is_bounded_by_bytes_and_the_oldest_goes_first() -> None:
     made: list[bytes] = []
-
-    def make(source: bytes) -> int:
-        made.append(source)
-        return len(source)
-
-    latest: Latest[int, bytes, int] = Latest(make, most=10)
-    sources: Sequence[bytes] = [b"a" * 4, b"b" * 4, b"c" * 4]
-    for place in (0, 1, 2, 2, 1, 0):
-        latest.get(place, sources[place], 4)
-    assert made == [sources[0], sources[1], sources[2], sources[0]]
+    latest = Latest(noting(made), most=10)
+    a, b, c = (records(one * 4, start=place) for place, one in ((0, b"a"), (100, b"b"), (200, b"c")))
+    with latest.reading(), latest.reading():
+        for one in (a, b, c, c, b, a):
+            latest.of(0, one)
+    assert made == [b"aaaa", b"bbbb", b"cccc", b"aaaa"]
 
 
 def test_what_is_larger_than_the_bound_is_made_and_not_kept() -> None:
-    latest: Latest[int, bytes, int] = Latest(len, most=10)
-    assert [latest.get(1, b"x" * 11, 11) for _ in range(2)] == [11, 11]
+    made: list[bytes] = []
+    latest = Latest(noting(made), most=10)
+    with latest.reading(), latest.reading():
+        assert [latest.of(0, records(b"x" * 11)) for _ in range(2)] == [[b"X" * 11]] * 2
+    assert made == [b"x" * 11] * 2
+
+
+def test_one_that_reads_alone_keeps_nothing() -> None:
+    made: list[bytes] = []
+    latest = Latest(noting(made))
+    with latest.reading():
+        with latest.reading():
+            latest.of(0, records(b"a"))
+        for _ in range(2):
+            latest.of(0, records(b"a"))
+    assert made == [b"a", b"a", b"a"]
 
 
 def test_what_cannot_be_made_is_tried_again() -> None:
-    latest: Latest[int, str, int] = Latest(int)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="invalid literal"):
-            latest.get(1, "x", 1)
-    assert latest.get(1, "7", 1) == 7
+    latest = Latest(int)
+    with latest.reading(), latest.reading():
+        for _ in range(2):
+            with pytest.raises(ValueError, match="invalid literal"):
+                latest.of(0, records(b"x"))
+        assert latest.of(0, records(b"7")) == [7]
 
 
 async def test_an_event_that_five_destinations_read_is_decoded_once_and_all_get_the_same_object(
