@@ -84,9 +84,8 @@ class Resolved:
     event: Event
     context: bytes | None = None
     fences: Sequence[Fence] = ()
-    whole: dict[str, Any] | None = field(
-        default=None, init=False, repr=False, compare=False
-    )  # once it was materialized
+    whole: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
+    """What `materialize` made of it, once somebody shares that."""
 
 
 # ── Avro ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
 from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, reading, rules
+from pipeline.delivery.fence import ASK
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World, bounded, rate_of
@@ -119,6 +120,8 @@ class Courier:
         self._landed: list[Flight] = []
         self._last_late = False
         self._look_at = 0.0
+        self._ask_at = 0.0
+        self._bounds_at = 0.0
 
         self._reading: asyncio.Task[Sequence[Batch] | None] | None = None
         self._full = False
@@ -152,6 +155,7 @@ class Courier:
                         self._follow(subscription)
                         await self._take(subscription)
                         await self._take_up()
+                        await self._look_beyond()
                         self._launch()
                         if await self._write():
                             continue
@@ -211,6 +215,8 @@ class Courier:
             times.append(self._patient_until)
         if self._changed:
             times.append(self._changed_at + _SETTLE)
+        if self._lanes.fences:
+            times.append(self._ask_at if self._lanes.fences.asking else self._bounds_at)
         return times
 
     def _is_throttled(self) -> bool:
@@ -281,7 +287,7 @@ class Courier:
         outstanding = self._lanes.outstanding
         most = self._limits.outstanding_down if self._breaker.open else self._limits.outstanding
         self._full = outstanding >= (most * _ROOM if self._full else most)
-        return self._full
+        return self._full and not (self._lanes.stuck and not self._flights)
 
     async def _take(self, subscription: Subscription) -> None:
         """Decides what becomes of the records that were read."""
@@ -310,6 +316,9 @@ class Courier:
             for entry in entries:
                 if entry.item is not None and not entry.item.state.settled:
                     self._lanes.add(entry.item)
+        for batch in ours:
+            self._lanes.partitions[batch.partition].read = batch.next_offset
+        self._lanes.release(self._lanes.fences.read_on(batch.partition for batch in ours))
 
     async def _take_up(self) -> None:
         """Takes up dead letters that were put back, as many as there is room for: the others wait in the ledger."""
@@ -336,6 +345,22 @@ class Courier:
             partition = self._lanes.partitions.get(number)
             if partition is not None and partition.epoch == epochs[number]:
                 self._lanes.put_back(number, rows)
+
+    async def _look_beyond(self) -> None:
+        """Asks how far others are with what lanes here wait for, and whether what is not read yet is still there."""
+        fences, now = self._lanes.fences, self._world.now()
+        if not fences or self._ending or now < (self._ask_at if fences.asking else self._bounds_at):
+            return
+        self._ask_at = now + ASK
+        name, foreign = self._destination.name, fences.foreign
+        with suppress(Unavailable):  # it is looked again soon
+            standing = await self._database.glance(lambda connection: ledger.standing(connection, name, foreign))
+            self._lanes.release(fences.told(standing))
+            fences.asking = bool(fences.foreign)
+            if now >= self._bounds_at:
+                self._bounds_at = now + self._limits.look
+                if unread := fences.unread(standing):
+                    self._lanes.release(fences.bounded(unread, await self._events.bounds(RESOLVED)))
 
     async def _deleted(self, read: Sequence[Sequence[Resolved | Unreadable]]) -> Collection[Origin]:
         """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
@@ -400,7 +425,8 @@ class Courier:
         task.add_done_callback(land)
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
-        gone = await self._load([item for item in items if item.resolved is None])
+        gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.passed_over}
+        gone |= await self._load([item for item in items if item.resolved is None and item not in gone])
         going = [item for item in items if item not in gone] if gone else items
         made = await attempt(self._routing, self._client, going, self._limits.attempt, self._insert)
         if not gone:
@@ -471,6 +497,7 @@ class Courier:
                 if lane in waits:
                     self._lanes.wait(lane, items[0].next_at, asked=waits[lane])
                 self._lanes.give_back(lane, items)
+        self._lanes.release(self._lanes.fences.landed(rest))
 
     def _judge_service(self, made: Attempt) -> None:
         now = self._world.now()

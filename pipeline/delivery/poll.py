@@ -78,16 +78,21 @@ def _judge(partition: Partition, record: Record, decoded: Resolved | Unreadable,
     if origin.offset <= partition.seen.get(origin.partition, -1):
         return Entry(record.offset, None, event.source)
     partition.seen[origin.partition] = origin.offset
+    reason: str | None
     try:
         reason = decide(decoded)
     except ValueError as error:
-        lane = Lane(partition, decoded.profile_id, record.offset)
-        item = Item(lane, record.offset, event.source, event.message_id)
-        return Entry(record.offset, origin, event.source, item=_unreadable(item, record, str(error), now))
-    if reason is not None:
+        reason = None
+        if not decoded.fences:
+            lane = Lane(partition, decoded.profile_id, record.offset)
+            item = Item(lane, record.offset, event.source, event.message_id)
+            return Entry(record.offset, origin, event.source, item=_unreadable(item, record, str(error), now))
+    if reason is not None and not decoded.fences:
         return Entry(record.offset, origin, event.source, reason=reason)
     lane = partition.lane(decoded.profile_id, record.offset)
     item = Item(lane, record.offset, event.source, event.message_id)
+    item.fences = decoded.fences
+    item.reason = reason or ""
     item.value = record.value
     item.resolved = decoded
     return Entry(record.offset, origin, event.source, item=item)
