@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
-from destinations.contract import MESSAGE_ID, Action, DefaultLimits, Definition, Payload
+from destinations.contract import Action, DefaultLimits, Definition, Payload, filled_fields
 from destinations.described import is_secret
 from destinations.registry import definitions
 from schemas.config import RETRY_HOURS
@@ -51,8 +51,9 @@ def _section(one: Definition[Any, Any]) -> Iterator[str]:
         if action.payload is not None:
             yield from _fields(action.name, action.payload)
     if one.presets:
-        yield from ("| shipped mapping | action | trigger |", "|---|---|---|")
-        yield from (f"| {preset.name} | `{preset.action}` | `{preset.trigger}` |" for preset in one.presets)
+        yield from ("| preset | action | trigger | on by default |", "|---|---|---|---|")
+        for preset in one.presets:
+            yield f"| {preset.name} | `{preset.action}` | `{preset.trigger}` | {'yes' if preset.on else 'no'} |"
         yield ""
 
 
@@ -69,7 +70,7 @@ def _fields(name: str, payload: type[Payload]) -> Iterator[str]:
     yield from (f"| field of `{name}` | type | default mapping | |", "|---|---|---|---|")
     schema = payload.model_json_schema()["properties"]
     for field, info in payload.model_fields.items():
-        if field == MESSAGE_ID:
+        if field in filled_fields(payload):
             continue
         extra = info.json_schema_extra
         mapped = extra.get("mapped") if isinstance(extra, dict) else None
@@ -101,8 +102,10 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 def _unit(action: Action[Any, Any]) -> str:
     whole = "whole events" if action.payload is None else "mapped payloads"
-    size = "" if action.max_bytes is None else f"; at most {action.max_bytes:,} bytes"
-    return f"{whole}; several of one profile together{size}" if action.atomic else f"{whole}; one per profile{size}"
+    parts = [whole, "several of one profile together" if action.atomic else "one per profile"]
+    parts += [] if action.max_bytes is None else [f"at most {action.max_bytes:,} bytes"]
+    parts += [f"modes {', '.join(action.sync_modes)}"] if action.sync_modes else []
+    return "; ".join(parts)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.changes import ProfileChange
-from schemas.config import FunctionConfig
+from schemas.config import FunctionConfig, SyncMode
 from schemas.errors import Unavailable
 
 if TYPE_CHECKING:  # listing destinations must not pay for an HTTP client
@@ -70,6 +70,26 @@ class Payload(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     message_id: str = Field(json_schema_extra={"mapped": {"@path": "$.messageId"}}, description="Idempotency key.")
+
+
+class Synced(Payload):
+    """Base of a payload whose action knows modes of keeping the service's records in step. `sync_mode` is the mapping's, filled by the
+    engine: None where the action has none."""
+
+    sync_mode: SyncMode | None = Field(description="How records are kept in step.")
+
+
+class Member(Synced):
+    """Base of a payload about somebody in an audience. `member` is filled by the engine; an event that does not tell is rejected as
+    INVALID_AUDIENCE_MEMBERSHIP."""
+
+    member: bool = Field(description="Whether they are in the audience from now on.")
+
+
+def filled_fields(payload: type[Payload]) -> frozenset[str]:
+    """Names of the fields that the engine fills, whatever a mapping says."""
+    bases = (Member, Synced, Payload)
+    return frozenset(next(base for base in bases if issubclass(payload, base)).model_fields)
 
 
 Directives = dict[str, Any]
@@ -130,6 +150,9 @@ class Action(Generic[C, P]):
     """A batch succeeds or fails as one, or repeats are harmless: it may then hold several events of one profile, in
     order. Otherwise the engine puts at most one event per profile into a batch."""
     concurrency: int = 8  # batches in flight at once; never two that hold one profile
+    sync_modes: Sequence[SyncMode] = ()
+    """How a mapping may keep the service's records in step, the first being what holds where it does not say. Its payload is a
+    Synced."""
     max_bytes: int | None = None
     """Of a batch, as JSON of its payloads; a larger payload goes alone. None: the action minds that itself, or nobody has to."""
 
@@ -145,12 +168,14 @@ class DefaultLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A mapping that a destination ships. Those that there are hold where a configuration has no `mappings`."""
+    """A mapping that a destination ships. A configuration turns it on by `presets`; those that are `on` hold where it has neither
+    that nor `mappings`."""
 
-    name: str  # for people, and in dead letters
+    name: str  # in the configuration, and in dead letters
     action: str
     trigger: str  # in the filter language
     mapping: Directives | None = None  # by field; None: each field's default
+    on: bool = True
 
 
 Hear = Callable[[C, Sequence[ProfileChange]], Awaitable[Delivered | Retry]]
@@ -192,7 +217,7 @@ class Definition(Generic[S, C]):
     actions: Sequence[Action[C, Any]]
     limits: DefaultLimits = DefaultLimits()
     presets: Sequence[Preset] = ()
-    """Without any, and without mappings in the configuration, each event goes to the first action that takes its type."""
+    """Without any that is on, and without mappings in the configuration, each event goes to the first action that takes its type."""
     preview: Callable[[S, Sequence[Any]], Sequence[Row]] | None = None
     """The rows that payloads become, for destinations that are no services: what `preflight` compares. Pure."""
     forget: Callable[[C, Sequence[Person]], Awaitable[Sequence[Outcome]]] | None = None

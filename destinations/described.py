@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from destinations.contract import Action, Definition, Payload
+from destinations.contract import Action, Definition, filled_fields
 from schemas.config import RETRY_HOURS
 
 
@@ -24,7 +24,13 @@ def described(one: Definition[Any, Any]) -> dict[str, Any]:
         },
         "actions": [_action(action) for action in one.actions],
         "presets": [
-            {"name": preset.name, "action": preset.action, "trigger": preset.trigger, "mapping": preset.mapping}
+            {
+                "name": preset.name,
+                "action": preset.action,
+                "trigger": preset.trigger,
+                "mapping": preset.mapping,
+                "on": preset.on,
+            }
             for preset in one.presets
         ],
     }
@@ -39,10 +45,11 @@ def _action(action: Action[Any, Any]) -> dict[str, Any]:
         "max_bytes": action.max_bytes,
         "concurrency": action.concurrency,
         "several_of_one_profile": action.atomic,
+        "sync_modes": list(action.sync_modes),
         "fields": [
             {**_field(name, info, about), "mapped": _mapped(info)}
             for name, info, about in ([] if action.payload is None else _fields(action.payload))
-            if name not in Payload.model_fields
+            if action.payload is not None and name not in filled_fields(action.payload)
         ],
     }
 

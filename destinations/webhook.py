@@ -29,6 +29,7 @@ from destinations.contract import (
     Outcome,
     Payload,
     Person,
+    Preset,
     RawEvent,
     Retry,
     Settings,
@@ -224,6 +225,48 @@ def _plain_headers(settings: WebhookSettings) -> dict[str, str]:
     return own | {"User-Agent": user_agent()}
 
 
+PRESETS: Final = (
+    Preset(
+        name="People",
+        action="send_data",
+        trigger="type = 'identify'",
+        mapping={
+            "data": {
+                "type": "person",
+                "profileId": {"@path": "$.profileId"},
+                "userId": {"@path": "$.userId"},
+                "anonymousId": {"@path": "$.anonymousId"},
+                "traits": {"@path": "$.traits"},
+                "at": {"@path": "$.timestamp"},
+                "messageId": {"@path": "$.messageId"},
+            }
+        },
+        on=False,
+    ),
+    Preset(
+        name="Orders",
+        action="send_data",
+        trigger="type = 'track' and event = 'Order Completed'",
+        mapping={
+            "data": {
+                "type": "order",
+                "profileId": {"@path": "$.profileId"},
+                "userId": {"@path": "$.userId"},
+                "anonymousId": {"@path": "$.anonymousId"},
+                "orderId": {"@path": "$.properties.order_id"},
+                "total": {"@path": "$.properties.total"},
+                "currency": {"@path": "$.properties.currency"},
+                "products": {"@path": "$.properties.products"},
+                "at": {"@path": "$.timestamp"},
+                "messageId": {"@path": "$.messageId"},
+            }
+        },
+        on=False,
+    ),
+)
+"""Off by default: without mappings a receiver gets whole events."""
+
+
 definition: Final[Definition[WebhookSettings, Webhook]] = Definition(
     name="webhook",
     description="Posts events as signed JSON arrays to an address of yours.",
@@ -231,6 +274,7 @@ definition: Final[Definition[WebhookSettings, Webhook]] = Definition(
     connect=connect,
     check=check,
     forget=forget,
+    presets=PRESETS,
     actions=(
         Action(
             name="send_events",

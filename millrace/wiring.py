@@ -303,6 +303,7 @@ def mounted(settings: Settings) -> "Sequence[Destination]":
             consent=config.consent,
             function=config.function,
             mappings=config.mappings,
+            presets=config.presets,
             limits=config.limits,
         )
         for name, config in settings.destinations.items()

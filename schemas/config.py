@@ -182,6 +182,9 @@ def _not_a_number(name: str) -> str:
     return name
 
 
+SyncMode = Literal["add", "update", "upsert", "delete", "mirror"]
+
+
 class MappingConfig(_Model):
     """What a destination does with which events. An event does all that it triggers."""
 
@@ -211,6 +214,10 @@ class MappingConfig(_Model):
     )
     batch_keys: tuple[FieldPath, ...] = Field(
         default=(), max_length=10, description="Payloads go together only if they are equal at these paths."
+    )
+    sync_mode: SyncMode | None = Field(
+        default=None,
+        description="How the service's records are kept in step, where the action knows modes: its first when left out.",
     )
 
 
@@ -272,6 +279,11 @@ class DestinationConfig(_Model):
         None,
         max_length=50,
         description="What it does with which events, in order. What the destination ships when left out.",
+    )
+    presets: bool | tuple[str, ...] | None = Field(
+        default=None,
+        description="Which of the mappings that its type ships are on, after those in mappings: all, none, or these by name. When left "
+        "out, those that are on by default, unless there are mappings.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Settings of the destination's type."

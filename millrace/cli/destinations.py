@@ -133,12 +133,16 @@ def _print_described(found: dict[str, Any]) -> None:
         click.echo(
             f"action {action['name']} ({', '.join(action['types'])}): {action['takes']}, at most {action['max_batch']:,} in a "
             f"batch{_of_bytes(action['max_bytes'])}{together}, {action['concurrency']} batches at once"
+            + (f", sync_mode {' or '.join(action['sync_modes'])}" if action["sync_modes"] else "")
         )
         for one in action["fields"]:
             mapped = json.dumps(one["mapped"], ensure_ascii=False)
             click.echo(f"  field {one['name']} ({_traits(one)}; by default {mapped}): {one['description']}")
     for preset in found["presets"]:
-        click.echo(f"preset {preset['name']}: {preset['action']} when {preset['trigger']}")
+        on = "on by default" if preset["on"] else "off by default"
+        click.echo(f"preset {preset['name']} ({on}): {preset['action']} when {preset['trigger']}")
+        if preset["mapping"] is not None:
+            click.echo(f"  mapping {json.dumps(preset['mapping'], ensure_ascii=False)}")
 
 
 def _of_bytes(most: int | None) -> str:

@@ -142,23 +142,25 @@ class _Check:
             valid = self._validate(models[kind], {} if given is None else given, (*path, "settings"))
             if valid is not None:
                 settings[name] = valid
-            self._mappings(kind, one.get("mappings"), (*path, "mappings"))
+            self._mappings(kind, one.get("mappings"), one.get("presets"), path)
         return settings
 
-    def _mappings(self, kind: str, given: Any, path: Path) -> None:
-        """What the shape does not tell: actions, fields, directives, triggers."""
+    def _mappings(self, kind: str, given: Any, presets: Any, above: Path) -> None:
+        """What the shape does not tell: actions, fields, directives, triggers, presets."""
         whole = _whole_mappings(given)
-        if whole is None:
+        wanted = presets if isinstance(presets, bool) or _are_names(presets) else None
+        if whole is None and wanted is None:
             return
         from destinations.registry import definitions
-        from pipeline.delivery.mapping import mapping_faults
+        from pipeline.delivery.mapping import mapping_faults, preset_faults
 
         definition = definitions().get(kind)
         if definition is not None:
-            for fault in mapping_faults(definition, whole):
-                full = (*path, *fault.path)
-                if full not in self.unknown:
-                    self.tree.fault(full, self._without_values(fault.what))
+            found = [(("mappings", *one.path), one.what) for one in mapping_faults(definition, whole or (), wanted)]
+            found += [(("presets", *one.path), one.what) for one in preset_faults(definition, wanted)]
+            for path, what in found:
+                if (*above, *path) not in self.unknown:
+                    self.tree.fault((*above, *path), self._without_values(what))
 
     # ── Between parts ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,6 +257,10 @@ def _whole_mappings(given: Any) -> Sequence[MappingConfig] | None:
         return [MappingConfig.model_validate(one) for one in given]
     except ValidationError:
         return None
+
+
+def _are_names(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(one, str) for one in given)
 
 
 def _mapping(raw: Any, name: str) -> dict[str, Any]:

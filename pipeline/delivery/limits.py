@@ -37,7 +37,8 @@ class Destination:
     filters: Sequence[DestinationFilter] = ()
     consent: Sequence[str] = ()
     function: FunctionConfig | None = None
-    mappings: Sequence[MappingConfig] | None = None  # None: what the definition ships
+    mappings: Sequence[MappingConfig] | None = None
+    presets: bool | Sequence[str] | None = None  # with both None: what the definition ships
     limits: DestinationLimits | None = None  # what it leaves out is as the definition has it
 
     @property

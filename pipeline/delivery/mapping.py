@@ -8,18 +8,30 @@ from typing import Any, Final, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from destinations.contract import MESSAGE_ID, Action, Definition, Payload, RawEvent
+from destinations.contract import (
+    MESSAGE_ID,
+    Action,
+    Definition,
+    Member,
+    Payload,
+    Preset,
+    RawEvent,
+    Synced,
+    filled_fields,
+)
 from pipeline.delivery.batching import PAYLOAD_VALIDATION_FAILED, SWITCHES, Batching, batching, switches
 from pipeline.delivery.limits import Destination
+from pipeline.delivery.membership import INVALID_AUDIENCE_MEMBERSHIP, membership
 from pipeline.delivery.shared import whole
 from pipeline.language.filters import Filter, FilterError
 from pipeline.language.mapping import MappingError, compile_mapping
 from pipeline.language.rules import compile_rules
 from pipeline.language.triggers import compile_trigger
-from schemas.config import DestinationLimits, MappingConfig
+from schemas.config import DestinationLimits, MappingConfig, SyncMode
 from schemas.events import Resolved
 
 NO_MATCHING_MAPPING: Final = "NO_MATCHING_MAPPING"
+SYNC_MODE: Final = "__segment_internal_sync_mode"  # where a mapping of the reference has its mode
 
 Build = Callable[[RawEvent], Any]
 """A payload from an event. ValueError says what is wrong, in words without values."""
@@ -64,7 +76,7 @@ class Routing:
 def routing(destination: Destination) -> Routing:
     """Everything looked up once. The configuration has been checked: `mapping_faults` finds nothing in it."""
     definition = destination.definition
-    wanted = configured(definition, destination.mappings)
+    wanted = configured(definition, destination.mappings, destination.presets)
     if wanted is None:
         routes = [_plain(action, destination.limits) for action in definition.actions]
         first: dict[str, Sequence[Route]] = {}
@@ -79,17 +91,23 @@ def routing(destination: Destination) -> Routing:
 
 
 def configured(
-    definition: Definition[Any, Any], mappings: Sequence[MappingConfig] | None
+    definition: Definition[Any, Any],
+    mappings: Sequence[MappingConfig] | None,
+    presets: bool | Sequence[str] | None = None,
 ) -> Sequence[MappingConfig] | None:
-    """The mappings of a destination: its configuration's, else the presets it ships; None where there are neither."""
-    if mappings is not None:
-        return mappings
-    if not definition.presets:
-        return None
-    return [
+    """The mappings of a destination: its configuration's, then the presets that are on; None where there are neither."""
+    shipped = [
         MappingConfig(name=one.name, action=one.action, trigger=one.trigger, mapping=one.mapping)
         for one in definition.presets
+        if _is_on(one, mappings, presets)
     ]
+    return None if mappings is None and not shipped else [*(mappings or ()), *shipped]
+
+
+def _is_on(preset: Preset, mappings: Sequence[MappingConfig] | None, presets: bool | Sequence[str] | None) -> bool:
+    if presets is None:
+        return preset.on and mappings is None
+    return presets if isinstance(presets, bool) else preset.name in presets
 
 
 def names_of(mappings: Sequence[MappingConfig]) -> list[str]:
@@ -105,7 +123,7 @@ def names_of(mappings: Sequence[MappingConfig]) -> list[str]:
 
 
 def _plain(action: Action[Any, Any], limits: DestinationLimits | None) -> Route:
-    build = None if action.payload is None else mapping(cast(type[Payload], action.payload))
+    build = None if action.payload is None else mapping(cast(type[Payload], action.payload), _mode(action, None))
     return Route(action.name, action, None, build, batching(action, None, limits))
 
 
@@ -126,23 +144,29 @@ def _routes(
         if action.payload is not None:
             directives = _directives(action, one)
             made = _defaults(action.payload) if directives is None else directives
-            build = _builder(action.payload, made, f":{name}" if again else "")
+            build = _builder(action.payload, made, f":{name}" if again else "", _mode(action, one))
         yield Route(name, action, trigger, build, batching(action, one, limits))
 
 
 def _directives(action: Action[Any, Any], one: MappingConfig) -> dict[str, Any] | None:
-    """A mapping without what it says of batches among its fields."""
-    said = switches(action, one)
+    """A mapping without what it says of batches and modes among its fields."""
+    said = {*switches(action, one), SYNC_MODE}
     return one.mapping and {key: value for key, value in one.mapping.items() if key not in said}
+
+
+def _mode(action: Action[Any, Any], one: MappingConfig | None) -> SyncMode | None:
+    """A mapping's mode, else the action's."""
+    said: SyncMode | None = None if one is None else one.sync_mode or (one.mapping or {}).get(SYNC_MODE)
+    return said or next(iter(action.sync_modes), None)
 
 
 # ── Payloads ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @cache
-def mapping(payload: type[Payload]) -> Build:
+def mapping(payload: type[Payload], mode: SyncMode | None = None) -> Build:
     """Makes a payload of an event by its fields' default mappings."""
-    return _builder(payload, _defaults(payload), "")
+    return _builder(payload, _defaults(payload), "", mode)
 
 
 def _defaults(payload: type[Payload]) -> dict[str, Any]:
@@ -154,22 +178,34 @@ def _defaults(payload: type[Payload]) -> dict[str, Any]:
     return found
 
 
-def _builder(payload: type[Payload], directives: Mapping[str, Any], suffix: str) -> Build:
+def _builder(payload: type[Payload], directives: Mapping[str, Any], suffix: str, mode: SyncMode | None) -> Build:
     """What an event lacks is left to the field's default. `suffix` tells the ids of payloads apart that are made of one event."""
     made = compile_mapping(directives)
     validate = payload.model_validate
+    always = {"sync_mode": mode} if issubclass(payload, Synced) else {}
+    tells = issubclass(payload, Member)
 
     def build(event: RawEvent) -> Payload:
         found = made(event)
         if not isinstance(found, dict):
             raise ValueError(f"{PAYLOAD_VALIDATION_FAILED}: the mapping gives no object")
+        filled = {**found, **always, MESSAGE_ID: event["messageId"] + suffix}
+        if tells:
+            filled["member"] = _member(event, mode)
         try:
-            return validate({**found, MESSAGE_ID: event["messageId"] + suffix})
+            return validate(filled)
         except ValidationError as error:
             wrong = sorted({".".join(map(str, one["loc"])) for one in error.errors()})
             raise ValueError(f"{PAYLOAD_VALIDATION_FAILED}: {', '.join(wrong)}") from error
 
     return build
+
+
+def _member(event: RawEvent, mode: SyncMode | None) -> bool:
+    member = membership(event, mode)
+    if member is None:
+        raise ValueError(INVALID_AUDIENCE_MEMBERSHIP)
+    return member
 
 
 # ── Faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,13 +218,27 @@ class MappingsFault(NamedTuple):
     what: str
 
 
-def mapping_faults(definition: Definition[Any, Any], mappings: Sequence[MappingConfig]) -> Iterator[MappingsFault]:
-    """Everything that is wrong with the mappings of a destination, presets included."""
+def preset_faults(definition: Definition[Any, Any], presets: bool | Sequence[str] | None) -> Iterator[MappingsFault]:
+    """What is wrong with `presets`."""
+    known = [one.name for one in definition.presets]
+    for index, name in enumerate(presets if not isinstance(presets, bool) and presets else ()):
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else f"{definition.name} ships none"
+            yield MappingsFault((index,), f"unknown preset; {there}")
+
+
+def mapping_faults(
+    definition: Definition[Any, Any], mappings: Sequence[MappingConfig], presets: bool | Sequence[str] | None = None
+) -> Iterator[MappingsFault]:
+    """Everything that is wrong with the mappings of a destination, beside presets that are on."""
+    shipped = {one.name for one in definition.presets if _is_on(one, mappings, presets)}
     actions = {action.name: action for action in definition.actions}
     owners: dict[str, int] = {}
     for index, (name, one) in enumerate(zip(names_of(mappings), mappings, strict=True)):
         if owners.setdefault(name, index) != index:
             yield MappingsFault((index, "name"), f"is also the name of mapping {owners[name] + 1}; choose another")
+        elif name in shipped:
+            yield MappingsFault((index, "name"), "is also the name of a preset that is on; choose another")
         action = actions.get(one.action)
         if action is None:
             yield MappingsFault((index, "action"), f"unknown action; there are {', '.join(actions)}")
@@ -198,6 +248,9 @@ def mapping_faults(definition: Definition[Any, Any], mappings: Sequence[MappingC
                 compile_trigger(one.trigger)
             except FilterError as error:
                 yield MappingsFault((index, "trigger"), str(error))
+        if (mode := _mode(action, one)) is not None and mode not in action.sync_modes:
+            known = f"choose one of {', '.join(action.sync_modes)}" if action.sync_modes else "leave it out"
+            yield MappingsFault((index, "sync_mode"), f"is no mode of {action.name}; {known}")
         if one.mapping is not None:
             yield from _field_faults(action, one, index)
 
@@ -217,14 +270,14 @@ def _field_faults(action: Action[Any, Any], one: MappingConfig, index: int) -> I
     except MappingError as error:
         for fault in error.faults:
             yield MappingsFault((index, "mapping", *fault.path), fault.what)
-    fields = payload.model_fields
+    fields, filled = payload.model_fields, filled_fields(payload)
     directive = any(key.startswith("@") or key == "__segment_internal_directive" for key in directives or ())
     for key in directives or ():
-        if key == MESSAGE_ID:
+        if key in filled:
             yield MappingsFault((index, "mapping", key), "is the event's own; leave it out")
         elif key not in fields and not directive:
-            listed = ", ".join(name for name in fields if name != MESSAGE_ID)
+            listed = ", ".join(name for name in fields if name not in filled)
             yield MappingsFault((index, "mapping", key), f"unknown field; {action.name} has {listed}")
     for name, field in fields.items():
-        if field.is_required() and name != MESSAGE_ID and name not in (directives or ()) and not directive:
+        if field.is_required() and name not in filled and name not in (directives or ()) and not directive:
             yield MappingsFault((index, "mapping"), f"needs {name}: {field.description}")

@@ -365,6 +365,7 @@ def test_the_reference_file_says_everything() -> None:
                         batch_keys=("data.order",),
                     ),
                 ),
+                presets=("People",),
                 settings={"url": "http://127.0.0.1:9000/orders", "secret": "change-me"},
             ),
         },
