@@ -14,6 +14,7 @@ NAMES = (
     "collector",
     "log",
     "pipeline",
+    "http_client",
     "delivery",
     "observing",
     "isolation",

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from destinations.http.answer import Answer
-from destinations.http.failure import ExchangeFailed
+from destinations.http.failure import LOST, ExchangeFailed
 from destinations.http.pool import Dial, Pool
 from destinations.http.request import Origin, Request
 
@@ -34,6 +34,7 @@ class Client:
         self._dial = dial
         self._connections, self._idle, self._connect, self._first_byte = connections, idle, connect, first_byte
         self._pools: dict[Origin, Pool] = {}
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,6 +90,8 @@ class Client:
     def _pool(self, origin: Origin) -> Pool:
         pool = self._pools.get(origin)
         if pool is None:
+            if self._closed:
+                raise ExchangeFailed(LOST)
             self._pools = {known: one for known, one in self._pools.items() if not one.unused}
             pool = self._pools[origin] = Pool(
                 origin, self._dial, bound=self._connections, idle=self._idle, connect=self._connect
@@ -97,4 +100,5 @@ class Client:
 
     async def close(self) -> None:
         """Closes every connection. Requests that are under way fail."""
+        self._closed = True
         await asyncio.gather(*(pool.close(FAREWELL) for pool in self._pools.values()))

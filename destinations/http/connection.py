@@ -132,7 +132,11 @@ class Connection(asyncio.Protocol):
         left = self._left
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+                error.__context__, httptools.HttpParserError
+            ):
+                raise  # a fault of ours, not of the answer
             self._break(MALFORMED)
             return
         if self._left == left:

@@ -27,7 +27,7 @@ from destinations.http.request import Origin
 
 Address = tuple[str, int] | tuple[str, int, int, int]  # of IPv4, of IPv6
 Resolve = Callable[[str, int], Sequence[Address]]
-"""The addresses of a host, best first; blocks. OSError or UnicodeError when there is none."""
+"""The addresses of a host, best first and at least one; blocks. OSError or UnicodeError when there is none."""
 
 STAGGER: Final = 0.25  # seconds
 REMEMBERED: Final = 10.0  # seconds that an answer of the name service is good for
@@ -58,12 +58,8 @@ class Dialer:
             _, connection = await asyncio.get_running_loop().create_connection(
                 made, sock=connected, ssl=context, server_hostname=name
             )
-        except OSError as error:  # ssl.SSLError among them
-            connected.close()
+        except OSError as error:  # ssl.SSLError among them; the socket is the transport's, which has closed it
             raise ExchangeFailed(TLS_FAILED if context else CANNOT_CONNECT) from error
-        except BaseException:
-            connected.close()
-            raise
         return connection
 
     async def _addresses(self, host: str, port: int) -> Sequence[Address]:
@@ -75,12 +71,9 @@ class Dialer:
             self._asked = {key: one for key, one in self._asked.items() if one[0] >= now or not one[1].done()}
             self._asked[host, port] = now + REMEMBERED, asked
         try:
-            found = await asyncio.shield(asyncio.wrap_future(asked))
+            return await asyncio.shield(asyncio.wrap_future(asked))
         except (OSError, UnicodeError) as error:
             raise ExchangeFailed(HOST_NOT_FOUND) from error
-        if not found:
-            raise ExchangeFailed(HOST_NOT_FOUND)
-        return found
 
 
 def judged(addresses: Sequence[Address], allow: Sequence[Network]) -> Sequence[Address]:
