@@ -29,8 +29,8 @@ log = structlog.get_logger()
 WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
 OVERHEAD: Final = 1024  # bytes that a request holds besides its body and its records
 GROUP_BYTES: Final = 2 << 20  # of one append, about
-SIZEABLE: Final = 64 << 10  # bytes that are worth an append although another one is under way
-MAX_APPENDS: Final = 4  # at once
+SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another one is under way
+MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
 GATHER_SECONDS: Final = 0.001  # for as many requests as last time; a timer of the loop takes up to twice that
 SLOW_RETRY: Final = 5.0
 

@@ -76,8 +76,8 @@ class Plain(msgspec.Struct, gc=False, rename="camel"):
     message_id: Annotated[str, msgspec.Meta(max_length=MESSAGE_ID_LIMIT)] | None = None
     anonymous_id: _Id | None = None
     user_id: _Id | None = None
-    timestamp: Any = None
-    original_timestamp: Any = None
+    timestamp: str | None = None
+    original_timestamp: str | None = None
     sent_at: Any = None
     write_key: Any = None
     event: _Name | None = None

@@ -125,20 +125,16 @@ def plain_drafts(
             sent_tail = f"{_ABSENT}{end}" if sent_at is None else f"{_PRESENT}{_time(sent_at << 1)}{end}"
 
         # The time: mostly of the same second as the one before.
-        text = plain.timestamp or plain.original_timestamp
-        if type(text) is str and text[:20] == second and text[20:] in MILLIS:
-            doubled = second_doubled + (MILLIS[text[20:]] << 1)
+        text = plain.timestamp or plain.original_timestamp or ""
+        millis = MILLIS.get(text[20:])
+        if millis is not None and text[:20] == second:
+            doubled = second_doubled + (millis << 1)
         else:
             original = parse_time(text)
             doubled = event_time(original, sent_at, received_at) << 1
-            if (
-                original is not None
-                and text[19:20] == "."
-                and text[20:] in MILLIS
-                and events.upper_micros(doubled >> 28)
-            ):
+            if original is not None and millis is not None and text[19] == "." and _upper(doubled >> 28):
                 # Within a second, and far from the ends of the calendar, times differ as their texts do.
-                second, second_doubled = text[:20], doubled - (MILLIS[text[20:]] << 1)
+                second, second_doubled = text[:20], doubled - (millis << 1)
         if doubled >> 28 != upper:
             upper, upper_piece = doubled >> 28, _upper(doubled >> 28)
         if upper_piece:
