@@ -83,7 +83,8 @@ class _Applied:
                 self._shadow.close()
                 await asyncio.to_thread(_clear, self._folder)
                 self._shadow = await self._open()
-                await asyncio.to_thread(self._shadow.begin, self._database, await self._first() * 1_000)
+                first = await self._first()
+                await asyncio.to_thread(self._shadow.begin, self._database, (first + 1) * 1_000 if first else 0)
             yield self
         finally:
             self._shadow.close()

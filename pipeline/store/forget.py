@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
+from pipeline.outcome import APPLY
 from pipeline.privacy.marks import mark
 from pipeline.privacy.placeholder import erased_resolved
 from pipeline.profile import base62, message_key
@@ -42,11 +43,13 @@ _BY_PROFILE: Final = {
     "merges": ("absorbed", "survivor"),
     "moves": ("left_profile", "joined"),
     "splits": ("profile", "other"),
+    "resolutions": ("profile",),
     "violations": ("profile",),
     "profile_reads": ("profile",),
     "profiles": ("id",),
 }
 _SPLITS: Final = "SELECT id FROM splits WHERE {} {{}}"
+_RESOLUTIONS: Final = "SELECT id FROM resolutions WHERE profile {}"
 _REFUSED_HERE: Final = "SELECT count FROM violations WHERE key {}"
 
 
@@ -109,6 +112,7 @@ def _corrections(connection: Connection, profiles: Sequence[str]) -> list[bytes]
     }
     names = [f"{split}:unmerge:{side}" for split in splits for side in ("a", "b")]
     names += [f"{split}:remerge:{number}" for split in splits for number in range(_TOLD)]
+    names += [f"{one}:{APPLY}:0" for (one,) in bulk.select(connection, _RESOLUTIONS, profiles)]
     return [message_key(INTERNAL_SOURCE, name) for name in names]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from pipeline.graph import Graph
 from pipeline.identity import Rules
@@ -26,6 +26,7 @@ _HELD: Final = "SELECT key FROM nodes WHERE profile IS NOT NULL AND key {}"
 _VIOLATIONS: Final = (
     f"SELECT {', '.join(one.name for one in schema.violations.columns)} FROM violations WHERE profile {{}}"
 )
+_MOVES: Final = f"SELECT {', '.join(one.name for one in schema.moves.columns)} FROM moves WHERE key {{}}"
 _LINKS: Final = f"SELECT {', '.join(one.name for one in schema.links.columns)} FROM links WHERE {{}} {{{{}}}}"
 _SPLITS: Final = "SELECT id FROM splits WHERE {} {{}}"
 
@@ -177,10 +178,13 @@ def _write(connection: Connection, mixed: _Mixed, outcome: Outcome) -> None:
 
 
 def _sightings(connection: Connection, shadow: Connection, mixed: _Mixed, outcome: Outcome) -> None:
-    """What a rule refused these people, and their accounts."""
+    """What a rule refused these people, which ids went to their latest owner, and whose accounts they are."""
     after = outcome.family
     _delete(connection, "violations", "profile", mixed.before.profiles)
     bulk.upsert(connection, schema.violations, bulk.select(shadow, _VIOLATIONS, sorted(after.profiles)))
+    both = sorted({*mixed.before.nodes, *after.nodes})
+    _delete(connection, "moves", "key", both)
+    bulk.insert(connection, schema.moves, bulk.select(shadow, _MOVES, both))
     for column in ("node", "account"):
         _delete(connection, "links", column, outcome.gone)
     keys = sorted(after.nodes)
@@ -232,10 +236,3 @@ def _disturb_splits(connection: Connection, profiles: Collection[str]) -> None:
             detail["disturbed"] = True
             changed = update(table).where(table.c.id == bindparam("_id")).values(detail=json_dumps(detail).decode())
             connection.execute(changed, {"_id": row.id})
-
-
-def forget_resolutions(connection: Connection, profiles: Collection[str]) -> list[str]:
-    """Removes what is noted of these profiles; the names of what was."""
-    table = schema.resolutions
-    gone = delete(table).where(table.c.profile.in_(sorted(profiles))).returning(table.c.id)
-    return [name for (name,) in connection.execute(gone)]

@@ -57,15 +57,16 @@ def people(database: Database) -> list[tuple[Any, ...]]:
         into = {row.id: row.merged_into for row in rows}
         profiles = read_profiles(connection, list(into))
         owned: dict[str, set[str]] = {}
-        for key, profile in connection.execute(select(schema.nodes.c.key, schema.nodes.c.profile)):
-            while profile is not None and into[profile] is not None:
+        nodes = schema.nodes.c
+        for key, profile in connection.execute(select(nodes.key, nodes.profile).where(nodes.profile.is_not(None))):
+            while into[profile] is not None:
                 profile = into[profile]
             owned.setdefault(profile, set()).add(key)
         hanging = sorted((row.node, bytes(row.key)) for row in connection.execute(select(schema.events)))
         found = [
             (sorted(keys), values(one.traits), one.events, one.first_seen, one.last_seen, one.last_message, one.ids)
             for profile, keys in owned.items()
-            if profile is not None and (one := profiles[profile])
+            for one in [profiles[profile]]
         ]
         return [*sorted(found, key=lambda each: each[0]), tuple(hanging)]
 
