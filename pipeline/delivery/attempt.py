@@ -5,11 +5,12 @@ An event that triggers several mappings is done when all of them are. What of it
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from destinations.contract import DELIVERED, Delivered, Filtered, Outcome, Rejected, Retry
+from pipeline.delivery.decide import UNSUPPORTED_EVENT_TYPE
 from pipeline.delivery.done import Done
 from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane
@@ -85,19 +86,46 @@ async def attempt(
     Calls of `deliver` are made one after another, one per mapping and as many as it takes at once, each with what is next of its
     profiles; after one that was refused or broke, no further one is made."""
     made = Attempt(items, [None] * len(items))
+    only = routing.only
+    if only is not None and insert is None and len(items) <= only.batching.most:
+        await _straight(only, routing.by_type, client, made, timeout)
+        return made
     going = list(_chosen(routing, items, made))
     if insert is not None and going:
         going = await _inserted(insert, routing, going, made)
     lanes = _jobs(going, made)
     while lanes:
         route, jobs = _next(lanes)
-        await _call(route, client, made, jobs, timeout)
+        outcomes = await _call(route, client, made, [one.payload for one in jobs], timeout)
+        for job, outcome in zip(jobs, outcomes, strict=False):
+            job.going.outcomes[route.name] = outcome
         if made.broken or made.credentials is not None:
             break
         lanes = _left(lanes, jobs)
     for one in going:
         _conclude(one, made, named=routing.triggered)
     return made
+
+
+async def _straight(route: Route, types: Collection[str], client: Any, made: Attempt, timeout: float) -> None:
+    """One call of the only mapping that there is: what the rest of this module comes to for most chunks, without books of what waits
+    for what."""
+    payloads: list[Any] = []
+    places: list[int] = []
+    for index, item in enumerate(made.items):
+        resolved = item.resolved
+        assert resolved is not None, "an event in flight is decoded"
+        if resolved.event.type not in types:
+            made.outcomes[index] = _untaken()
+        elif route.name not in item.done:
+            try:
+                payloads.append(whole(resolved) if route.build is None else route.build(whole(resolved)))
+                places.append(index)
+            except ValueError as error:
+                made.outcomes[index] = Rejected(str(error))
+    if payloads:
+        for index, outcome in zip(places, await _call(route, client, made, payloads, timeout), strict=False):
+            made.outcomes[index] = outcome
 
 
 # ── Mappings ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -117,8 +145,8 @@ def _chosen(routing: Routing, items: Sequence[Item], made: Attempt) -> Iterator[
         elif routing.triggered:
             done = list(item.done.items())  # by mappings that are no more
             made.outcomes[index] = _together(done) if done else Filtered(NO_MATCHING_MAPPING)
-        else:  # listed under a configuration that took this type
-            made.outcomes[index] = Rejected("UNSUPPORTED_EVENT_TYPE")
+        else:
+            made.outcomes[index] = _untaken()
 
 
 async def _inserted(insert: Insert, routing: Routing, going: Sequence[_Going], made: Attempt) -> list[_Going]:
@@ -137,8 +165,13 @@ async def _inserted(insert: Insert, routing: Routing, going: Sequence[_Going], m
         if one.routes:
             left.append(one)
         else:
-            made.outcomes[one.index] = Rejected("UNSUPPORTED_EVENT_TYPE")
+            made.outcomes[one.index] = _untaken()
     return left
+
+
+def _untaken() -> Outcome:
+    """Of an event that was listed under a configuration that took its type, or that a function gave another."""
+    return Rejected(UNSUPPORTED_EVENT_TYPE)
 
 
 def _jobs(going: Sequence[_Going], made: Attempt) -> list[deque[_Job]]:
@@ -199,29 +232,27 @@ def _left(lanes: Sequence[deque[_Job]], jobs: Sequence[_Job]) -> list[deque[_Job
     return [lane for lane in lanes if lane and lane[0].going.item.lane not in waiting]
 
 
-async def _call(route: Route, client: Any, made: Attempt, jobs: Sequence[_Job], timeout: float) -> None:
-    payloads = [one.payload for one in jobs]
+async def _call(route: Route, client: Any, made: Attempt, payloads: Sequence[Any], timeout: float) -> Sequence[Outcome]:
+    """One outcome per payload; none where the credentials were rejected."""
     try:
         async with asyncio.timeout(timeout) as limit:
             outcomes = await route.action.deliver(client, payloads)
         if len(outcomes) != len(payloads):
             raise ValueError(f"{len(outcomes)} outcomes for {len(payloads)} events")
-        if strange := {type(one).__name__ for one in outcomes} - _OUTCOMES:
+        if strange := {kind.__name__ for kind in set(map(type, outcomes))} - _OUTCOMES:
             raise TypeError(f"outcomes of type {', '.join(sorted(strange))}")
     except CredentialsRejected as error:
         made.credentials = str(error)
-        return
+        return ()
     except Exception as error:  # whatever a destination raises concerns its own events only
         made.broken = True
         made.faulty = not (isinstance(error, TimeoutError) and limit.expired())
         made.error = error if made.faulty else None
         outcomes = [Retry(type(error).__name__ if made.faulty else "timeout")] * len(payloads)
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        job.going.outcomes[route.name] = outcome
-        if isinstance(outcome, Retry):
-            made.retried = True
-        else:
-            made.answered = True
+    kinds = set(map(type, outcomes))
+    made.retried = made.retried or Retry in kinds
+    made.answered = made.answered or bool(kinds - {Retry})
+    return outcomes
 
 
 # ── Outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────────

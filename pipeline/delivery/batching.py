@@ -41,6 +41,11 @@ class Batching:
     max_bytes: int | None = None
     keys: Sequence[Sequence[str]] = ()
 
+    @property
+    def counts_only(self) -> bool:
+        """What payloads hold does not matter to which go together."""
+        return self.max_bytes is None and not self.keys
+
     def size(self, payload: Any) -> int:
         """Bytes that a payload counts for, the comma included; 0 where nobody counts. ValueError when it cannot be JSON."""
         return 0 if self.max_bytes is None else len(_json(payload)) + 1

@@ -57,6 +57,8 @@ class Routing:
     triggered: bool
     by_type: Mapping[str, Sequence[Route]]
     shape: Callable[[RawEvent], RawEvent] | None
+    only: Route | None = None
+    """Where there is nothing to choose: every event goes by it, and events go together whatever they hold."""
 
     def of_type(self, kind: str) -> Sequence[Route]:
         """The mappings whose action takes events of this type."""
@@ -83,7 +85,9 @@ def routing(destination: Destination) -> Routing:
         for route in routes:
             for kind in route.action.types:
                 first.setdefault(kind, (route,))
-        return Routing(routes, False, first, None)
+        one = routes[0]
+        alone = all(taken == (one,) for taken in first.values()) and one.batching.counts_only
+        return Routing(routes, False, first, None, one if alone else None)
     routes = list(_routes(definition, wanted, destination.limits))
     kinds = {kind for action in definition.actions for kind in action.types}
     by_type = {kind: [route for route in routes if kind in route.action.types] for kind in kinds}
