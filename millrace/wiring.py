@@ -15,11 +15,11 @@ from millrace.settings import Settings, functions_folder
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
     from collector.oauth import OAuth
     from collector.sources import Policy
     from destinations.guard import Outbound
+    from destinations.http.client import Client
     from pipeline.alerts.conditions import Thresholds
     from pipeline.alerts.watch import Tell
     from pipeline.delivery.limits import Destination
@@ -345,7 +345,7 @@ async def source_functions(settings: Settings) -> "AsyncIterator[Mapping[str, Ru
         yield runners
 
 
-def channels(settings: Settings, http: "ClientSession") -> "Mapping[str, Tell]":
+def channels(settings: Settings, http: "Client") -> "Mapping[str, Tell]":
     """How each configured channel is told."""
     from destinations.channels import tell_email, tell_slack, tell_webhook
     from schemas.config import SlackChannel, WebhookChannel

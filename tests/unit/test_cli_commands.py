@@ -165,7 +165,7 @@ def imports_of(role: str) -> list[str]:
     [
         ("collect", {"duckdb", "pyarrow", "aiohttp", "aiokafka", "alembic"}),
         ("process", {"uvicorn", "starlette", "duckdb", "pyarrow", "aiohttp", "aiokafka"}),
-        ("deliver", {"uvicorn", "starlette", "duckdb", "pyarrow", "aiokafka"}),
+        ("deliver", {"uvicorn", "starlette", "duckdb", "pyarrow", "aiohttp", "aiokafka"}),
     ],
 )
 def test_a_role_does_not_load_what_only_others_need(role: str, others: set[str]) -> None:
