@@ -19,7 +19,6 @@ from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
 from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, reading, rules
-from pipeline.delivery.fence import ASK
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World, bounded, rate_of
@@ -351,7 +350,7 @@ class Courier:
         fences, now = self._lanes.fences, self._world.now()
         if not fences or self._ending or now < (self._ask_at if fences.asking else self._bounds_at):
             return
-        self._ask_at = now + ASK
+        self._ask_at = now + self._limits.ask
         name, foreign = self._destination.name, fences.foreign
         with suppress(Unavailable):  # it is looked again soon
             standing = await self._database.glance(lambda connection: ledger.standing(connection, name, foreign))

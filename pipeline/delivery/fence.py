@@ -10,15 +10,13 @@ on reading when all of it waits for fences. What retention has removed is not wa
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pipeline.store.ledger import Standing
 from schemas.events import Fence
 
 if TYPE_CHECKING:
     from pipeline.delivery.lanes import Lane, Partition
-
-ASK: Final = 0.1  # seconds between questions to the ledger
 
 Awaited = tuple[int, str]
 """A profile's events in a partition."""

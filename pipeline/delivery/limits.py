@@ -69,6 +69,7 @@ class Limits:
     remember: float = 30 * 86_400.0  # how long the path of a delivered or filtered event can be told
     fresh: float = 3_600.0  # how long each commit keeps a row of its own; later they are joined by the minute
     look: float = 1.0  # between looks for dead letters that were put back, and for replays
+    ask: float = 0.1  # between questions how far other processes are, while something here waits for that
     tidy: float = 600.0  # between removals of what need not be remembered
 
 
