@@ -1,10 +1,11 @@
-"""What was recorded, in the order in which it was processed: the events on `resolved`, as functions of sources left them. Where
-partitions ran side by side, by the time of their emission. What we tell ourselves is no evidence and is passed over, and so is what
-was emitted again after a crash."""
+"""What was recorded, in the order in which it was processed: the events on `resolved`, as functions of sources left them, by the time
+of their emission, and those of one instant as they stood on `events`. What we tell ourselves is no evidence and is passed over, and
+so is what was emitted again after a crash."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import merge
+from itertools import chain
+from math import inf
 from typing import Final, NamedTuple
 
 from pipeline.log import Log, Record
@@ -13,6 +14,7 @@ from schemas.topics import INTERNAL_SOURCE, RESOLVED
 
 _AT_ONCE: Final = 4_000
 _READ: Final = 1_000
+_MOST: Final = 20_000  # records of a partition in memory
 
 
 class Recorded(NamedTuple):
@@ -43,16 +45,20 @@ class _Partition:
     waiting: list[Recorded] = field(default_factory=list)
 
     async def read(self, log: Log) -> int:
-        """Reads on if nothing waits; answers how many records that were."""
+        """Reads on until more than one instant waits, or the end is reached; answers how many records that were."""
         before = self.offset
-        while not self.waiting and self.offset < self.end:
+        while self.offset < self.end and self._wants_more():
             batch = await log.read(RESOLVED, self.number, self.offset, max_records=_READ)
             if batch is None:
                 self.offset = self.end
                 break
-            self.waiting = [one for record in batch.records if (one := self._fresh(record)) is not None]
+            self.waiting += [one for record in batch.records if (one := self._fresh(record)) is not None]
             self.offset = min(batch.next_offset, self.end)
         return self.offset - before
+
+    def _wants_more(self) -> bool:
+        waiting = self.waiting
+        return not waiting or (waiting[0].stamp >= waiting[-1].stamp and len(waiting) < _MOST)
 
     def _fresh(self, record: Record) -> Recorded | None:
         if record.offset >= self.end:
@@ -69,9 +75,9 @@ class _Partition:
             return None
         return Recorded(record.timestamp, record.offset, origin, event)
 
-    def take(self, until: int) -> list[Recorded]:
-        """Records stamped up to a time."""
-        count = next((n for n, one in enumerate(self.waiting) if one.stamp > until), len(self.waiting))
+    def take(self, until: float) -> list[Recorded]:
+        """Records stamped before a time."""
+        count = next((n for n, one in enumerate(self.waiting) if one.stamp >= until), len(self.waiting))
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         self.taken.update((one.origin.partition, one.origin.offset) for one in taken)
         return taken
@@ -105,16 +111,19 @@ class Recording:
         while True:
             done += sum([await one.read(self._log) for one in self._partitions])
             advance(done, total)
-            going = [one for one in self._partitions if one.waiting]
-            if not going:
+            if not any(one.waiting for one in self._partitions):
                 break
-            until = min(one.waiting[-1].stamp for one in going)
-            ready += merge(*(one.take(until) for one in going), key=_stamp)
+            until = min((one.waiting[-1].stamp for one in self._partitions if one.offset < one.end), default=inf)
+            some = self._take(until) or self._take(inf)  # a clock that went back tells no order
+            ready += sorted(some, key=_order)
             if len(ready) >= _AT_ONCE:
                 yield ready
                 ready = []
         if ready:
             yield ready
+
+    def _take(self, until: float) -> list[Recorded]:
+        return list(chain.from_iterable(one.take(until) for one in self._partitions))
 
     async def _opened(self, number: int, end: int) -> _Partition:
         place = self._begin.get(number)
@@ -123,5 +132,5 @@ class Recording:
         return _Partition(number, place.offset, end, dict(place.marks), dict(place.marks))
 
 
-def _stamp(one: Recorded) -> int:
-    return one.stamp
+def _order(one: Recorded) -> tuple[int, Origin]:
+    return one.stamp, one.origin

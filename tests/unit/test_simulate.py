@@ -12,6 +12,7 @@ import pytest
 from pipeline.identity import Rules
 from pipeline.log import Record, open_log
 from pipeline.profile import message_key, profile_id
+from pipeline.recorded import Recording
 from pipeline.simulate import simulate as run_simulation
 from schemas.events import Event, Origin, encode_event, encode_resolved
 from schemas.identity import IdentityConfig, IdTypeConfig
@@ -171,3 +172,31 @@ async def test_partitions_are_taken_in_the_order_of_time_however_little_is_read_
     assert example.other[0].size == 41
     assert set(example.other[0].ids) <= {f"anonymous_id:d{number:02d}" for number in range(40)}
     assert (done[-1], done) == (60, sorted(done))
+
+
+async def test_events_of_one_instant_are_taken_as_they_were_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One poll is emitted at one instant, to several partitions."""
+    monkeypatch.setattr("pipeline.recorded._READ", 3)
+    calls = [call(f"m{number:02d}", user="u", device=f"d{number:02d}") for number in range(30)]
+    records = [record(one, number, 1_700_000_000_000, number % 3) for number, one in enumerate(calls)]
+    await fill(tmp_path, records, 3)
+    async with open_log(f"embedded://{tmp_path}/data/log", partitions=3) as log:
+        taken = [one.event.message_id async for some in Recording(log).events(lambda *_: None) for one in some]
+    assert taken == [one.message_id for one in calls]
+
+
+async def test_a_clock_that_went_back_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.recorded._READ", 3)
+    monkeypatch.setattr("pipeline.recorded._MOST", 5)
+    calls = [call(f"m{number:02d}", user="u") for number in range(40)]
+    records = [record(one, number, 1_700_000_000_000 - number, number % 2) for number, one in enumerate(calls)]
+    await fill(tmp_path, records, 2)
+    async with open_log(f"embedded://{tmp_path}/data/log", partitions=2) as log:
+        recording = Recording(log)
+        taken = [one.event.message_id async for some in recording.events(lambda *_: None) for one in some]
+        again = Recording(log, places=recording.places)
+        rest = [some async for some in again.events(lambda *_: None)]
+    assert sorted(taken) == [one.message_id for one in calls]
+    assert rest == []
