@@ -120,11 +120,8 @@ class Connection(asyncio.Protocol):
         self.alive = True
 
     def data_received(self, data: bytes) -> None:
-        """A part of the answer. Nobody asked for anything: it cannot be the answer to what will be asked."""
+        """A part of the answer."""
         if self._fault:
-            return
-        if self._future is None:
-            self._spoil(MALFORMED)
             return
         if not self.heard:
             self.heard = True
@@ -158,7 +155,7 @@ class Connection(asyncio.Protocol):
     # ── What the parser says ─────────────────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
-        """The first byte of an answer, or of something behind it."""
+        """The first byte of an answer. Nobody asked for it: it cannot be the answer to what will be asked."""
         if self._future is None:
             self._spoil(MALFORMED)
 

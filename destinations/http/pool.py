@@ -43,7 +43,7 @@ class Pool:
         latest at `deadline` of the loop's clock."""
         try:
             async with asyncio.timeout_at(deadline):
-                connection = await self._slot(fresh)
+                connection = await self._slot()
                 if connection is not None and fresh:
                     connection.close()  # its slot is ours
                     connection = None
@@ -80,14 +80,14 @@ class Pool:
             connection.abort()
         await asyncio.sleep(0)  # for the loop to close their sockets
 
-    async def _slot(self, fresh: bool) -> Connection | None:
+    async def _slot(self) -> Connection | None:
         if self._closed:
             raise ExchangeFailed(LOST)
-        if self._slots < self._bound and (fresh or not self.resting):
-            self._slots += 1
-            return None
         if self.resting:
             return self.resting.pop()
+        if self._slots < self._bound:
+            self._slots += 1
+            return None
         turn: asyncio.Future[Connection | None] = self._loop.create_future()
         self._waiting.append(turn)
         try:

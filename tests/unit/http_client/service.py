@@ -12,9 +12,7 @@ import pytest
 from destinations.guard import Outbound
 from destinations.http.answer import Answer
 from destinations.http.client import Client
-from destinations.http.failure import (
-    ExchangeFailed,
-)
+from destinations.http.failure import ExchangeFailed
 
 HOME = Outbound(allow=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -142,9 +140,10 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.closed = False
+        self.written = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Forgets it."""
+        self.written += data
 
     def is_closing(self) -> bool:
         return self.closed

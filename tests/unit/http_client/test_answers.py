@@ -6,22 +6,8 @@ import pytest
 
 from destinations.guard import session
 from destinations.http.connection import MAX_HEAD_BYTES, Connection
-from destinations.http.failure import (
-    LOST,
-    MALFORMED,
-)
-from tests.unit.http_client.service import (
-    HOME,
-    LONG,
-    OK,
-    Peer,
-    Service,
-    Wire,
-    answering,
-    get,
-    serving,
-    told,
-)
+from destinations.http.failure import LOST, MALFORMED
+from tests.unit.http_client.service import HOME, LONG, OK, Peer, Service, Wire, answering, get, serving, told
 
 ANSWERS = {
     "a length": (b"HTTP/1.1 201 Made\r\nContent-Length: 3\r\n\r\nyes", (201, b"yes")),

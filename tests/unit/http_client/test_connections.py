@@ -1,7 +1,10 @@
 """Which connections are kept and used again, how many there are, and what becomes of them when nobody wants the answer any more."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -10,26 +13,9 @@ from destinations.http.answer import Answer
 from destinations.http.client import Client
 from destinations.http.connection import Connection
 from destinations.http.dial import Dialer
-from destinations.http.failure import (
-    LOST,
-    MALFORMED,
-    TIMEOUT,
-    ExchangeFailed,
-)
+from destinations.http.failure import LOST, MALFORMED, TIMEOUT, ExchangeFailed
 from destinations.http.request import Origin
-from tests.unit.http_client.service import (
-    HOME,
-    LONG,
-    OK,
-    Peer,
-    Script,
-    Service,
-    Wire,
-    answering,
-    get,
-    serving,
-    told,
-)
+from tests.unit.http_client.service import HOME, LONG, OK, Peer, Script, Service, Wire, answering, get, serving, told
 
 
 async def test_a_connection_that_the_service_closed_meanwhile_is_not_used() -> None:
@@ -98,6 +84,35 @@ async def test_it_is_not_sent_again_after_its_time() -> None:
         await get(http, service)
         assert await told(http, service, timeout=0.05) == TIMEOUT
     assert len(service.requests) == 2
+
+
+async def test_it_is_not_sent_again_when_the_service_only_keeps_silent() -> None:
+    async def script(peer: Peer, service: Service) -> None:
+        service.requests.append((peer.number, await peer.request()))
+        await peer.say(OK)
+        service.requests.append((peer.number, await peer.request()))
+        await peer.hung_up()
+
+    async with serving(script) as service, Client(Dialer(HOME), first_byte=0.05) as http:
+        await get(http, service)
+        assert await told(http, service) == TIMEOUT
+    assert len(service.requests) == 2
+
+
+async def test_it_is_sent_again_on_a_new_connection_though_it_has_to_wait_for_one_and_is_handed_an_old_one() -> None:
+    """The second of two takes the place of the connection that closed, and its own is fit for use when the first gets the place back."""
+
+    async def script(peer: Peer, service: Service) -> None:
+        service.requests.append((peer.number, await peer.request()))
+        await peer.say(OK)
+        service.requests.append((peer.number, await peer.request()))
+        if peer.number > 1:
+            await peer.say(OK)
+
+    async with serving(script) as service, Client(Dialer(HOME), connections=1) as http:
+        await get(http, service)
+        assert [one.body for one in await asyncio.gather(get(http, service), get(http, service))] == [b"ok"] * 2
+    assert [number for number, _ in service.requests] == [1, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -221,32 +236,89 @@ async def test_a_request_that_is_cancelled_closes_its_connection() -> None:
         assert (await get(http, service)).body == b"ok"
 
 
-async def test_a_request_that_is_cancelled_when_its_answer_is_there_leaves_a_connection_that_is_fit_for_use() -> None:
-    """The answer has come whole, and nobody has looked at it yet."""
-    connections: list[Connection] = []
+class Wired:
+    """A client whose connections go nowhere; what is said on them is said by hand."""
 
-    async def dial(origin: Origin, made: Callable[[], Connection]) -> Connection:
-        connections.append(made())
-        connections[-1].connection_made(Wire())
-        return connections[-1]
+    def __init__(self, **more: Any) -> None:
+        self.http = Client(self._dial, **more)
+        self.connections: list[Connection] = []
+        self.wires: list[Wire] = []
 
-    async def begun(count: int) -> "asyncio.Task[Answer]":
-        task = asyncio.create_task(http.request("GET", "http://a.example/", timeout=LONG))
-        while not connections or connections[0].exchanges < count:
+    async def _dial(self, origin: Origin, made: Callable[[], Connection]) -> Connection:
+        connection, wire = made(), Wire()
+        connection.connection_made(wire)
+        self.connections.append(connection)
+        self.wires.append(wire)
+        return connection
+
+    def get(self) -> "asyncio.Task[Answer]":
+        return asyncio.create_task(self.http.request("GET", "http://a.example/", timeout=LONG))
+
+    async def sent(self, *exchanges: int) -> None:
+        """Waits until so many requests have gone out on each connection."""
+        while tuple(one.exchanges for one in self.connections) != exchanges:
             await asyncio.sleep(0)
-        return task
 
-    async with Client(dial, connections=1) as http:
-        asked = await begun(1)
-        connections[0].data_received(OK)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        again = await begun(2)
-        connections[0].data_received(OK.replace(b"ok", b"2."))
-        assert (await again).body == b"2."
-        connections[0].connection_lost(None)
-    assert len(connections) == 1
+    def say(self, number: int, answer: bytes = OK) -> None:
+        self.connections[number].data_received(answer)
+
+    async def close(self) -> None:
+        """As the transports would say it."""
+        for connection in self.connections:
+            connection.connection_lost(None)
+        await self.http.close()
+
+
+@pytest.fixture
+async def wired() -> AsyncIterator[Wired]:
+    """With one connection at a time."""
+    world = Wired(connections=1)
+    async with asyncio.timeout(LONG):
+        yield world
+    await world.close()
+
+
+async def test_a_request_that_is_cancelled_when_its_answer_is_there_leaves_a_connection_that_is_fit_for_use(
+    wired: Wired,
+) -> None:
+    """The answer has come whole, and nobody has looked at it yet."""
+    asked = wired.get()
+    await wired.sent(1)
+    wired.say(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    again = wired.get()
+    await wired.sent(2)
+    wired.say(0, OK.replace(b"ok", b"2."))
+    assert (await again).body == b"2."
+
+
+async def test_whoever_stops_waiting_at_the_moment_of_getting_a_connection_passes_it_on(wired: Wired) -> None:
+    async def in_one_step() -> Answer:
+        answer = await wired.http.request("GET", "http://a.example/", timeout=LONG)
+        second.cancel()
+        return answer
+
+    first = asyncio.create_task(in_one_step())
+    await wired.sent(1)
+    second, third = wired.get(), wired.get()
+    await asyncio.sleep(0)
+    wired.say(0)
+    await wired.sent(2)
+    wired.say(0)
+    assert ((await first).body, second.cancelled(), (await third).body) == (b"ok", True, b"ok")
+
+
+async def test_a_connection_that_is_lost_while_it_rests_is_let_go_of(wired: Wired) -> None:
+    asked = wired.get()
+    await wired.sent(1)
+    wired.say(0)
+    await asked
+    wire = weakref.ref(wired.wires.pop())
+    wired.connections.pop().connection_lost(None)
+    gc.collect()
+    assert wire() is None
 
 
 async def test_whoever_stops_waiting_for_a_connection_leaves_it_to_the_next() -> None:
@@ -271,7 +343,8 @@ async def test_whoever_stops_waiting_for_a_connection_leaves_it_to_the_next() ->
         assert second.cancelled()
 
 
-async def test_closing_ends_what_is_under_way_and_what_waits() -> None:
+async def test_closing_ends_what_is_under_way_and_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("destinations.http.client.FAREWELL", LONG)  # not for these
     reached = asyncio.Event()
 
     async def script(peer: Peer, service: Service) -> None:
@@ -290,6 +363,28 @@ async def test_closing_ends_what_is_under_way_and_what_waits() -> None:
         with pytest.raises(ExchangeFailed, match=LOST):
             await http.request("GET", f"http://localhost:{service.port}/", timeout=LONG)
     assert service.connections == 1
+
+
+async def test_a_connection_that_is_made_while_the_client_is_closed_sends_nothing() -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    wires: list[Wire] = []
+
+    async def dial(origin: Origin, made: Callable[[], Connection]) -> Connection:
+        reached.set()
+        await go_on.wait()
+        connection = made()
+        wires.append(Wire())
+        connection.connection_made(wires[0])
+        return connection
+
+    http = Client(dial)
+    asked = asyncio.create_task(http.request("GET", "http://a.example/", timeout=LONG))
+    await reached.wait()
+    await http.close()
+    go_on.set()
+    with pytest.raises(ExchangeFailed, match=LOST):
+        await asked
+    assert (wires[0].written, wires[0].closed) == (b"", True)
 
 
 async def test_closing_says_good_bye_to_those_that_rest() -> None:

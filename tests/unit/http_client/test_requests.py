@@ -2,10 +2,7 @@
 
 import pytest
 
-from destinations.http.failure import (
-    UNSENDABLE,
-    ExchangeFailed,
-)
+from destinations.http.failure import UNSENDABLE, ExchangeFailed
 from destinations.http.request import Origin, Request
 
 

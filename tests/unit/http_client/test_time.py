@@ -9,23 +9,9 @@ from destinations.guard import session
 from destinations.http.client import Client
 from destinations.http.connection import Connection
 from destinations.http.dial import Dialer
-from destinations.http.failure import (
-    TIMEOUT,
-    ExchangeFailed,
-)
+from destinations.http.failure import TIMEOUT, ExchangeFailed
 from destinations.http.request import Origin
-from tests.unit.http_client.service import (
-    HOME,
-    LONG,
-    OK,
-    Peer,
-    Script,
-    Service,
-    get,
-    serving,
-    silent,
-    told,
-)
+from tests.unit.http_client.service import HOME, LONG, OK, Peer, Script, Service, get, serving, silent, told
 
 
 def slowly(first: bytes, *, again: bytes) -> Script:
