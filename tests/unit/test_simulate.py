@@ -27,9 +27,11 @@ def call(message: str, *, at: int = 1, user: str | None = None, device: str | No
     return Event("web", "identify", message, device, user, at, None, at, "server", None, None, body)
 
 
-def record(event: Event, number: int, at: int, partition: int = 0) -> Record:
+def record(event: Event, number: int, at: int, partition: int = 0, origin: int | None = None) -> Record:
     key = next(key for n in count() if partition_of(key := b"%d" % n, 3) == partition)
-    return Record(key, encode_resolved("p", Origin(partition, number), (), encode_event(event)), at)
+    return Record(
+        key, encode_resolved("p", Origin(partition if origin is None else origin, number), (), encode_event(event)), at
+    )
 
 
 async def fill(folder: Path, records: Sequence[Record], partitions: int) -> None:
@@ -180,7 +182,7 @@ async def test_events_of_one_instant_are_taken_as_they_were_accepted(
     """One poll is emitted at one instant, to several partitions."""
     monkeypatch.setattr("pipeline.recorded._READ", 3)
     calls = [call(f"m{number:02d}", user="u", device=f"d{number:02d}") for number in range(30)]
-    records = [record(one, number, 1_700_000_000_000, number % 3) for number, one in enumerate(calls)]
+    records = [record(one, number, 1_700_000_000_000, number % 3, 0) for number, one in enumerate(calls)]
     await fill(tmp_path, records, 3)
     async with open_log(f"embedded://{tmp_path}/data/log", partitions=3) as log:
         taken = [one.event.message_id async for some in Recording(log).events(lambda *_: None) for one in some]
