@@ -1,6 +1,6 @@
 """Carries requests to delete out, step by step. Each step is written down when it is done, so that whoever comes next goes on there.
 
-people    one person after the other out of the tables, each in one transaction
+people    one person after the other out of the tables, each in one transaction; long histories before it, in small ones
 log       their records are overwritten where they stand; on Kafka they age out
 settle    what was read before and is still on its way is waited for; destinations are told from now on
 done      nothing personal is left of the request itself
@@ -9,7 +9,7 @@ done      nothing personal is left of the request itself
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +41,10 @@ TOPICS: Final = (EVENTS, RESOLVED, DEAD_LETTERS, PROFILE_CHANGES)
 LEASE: Final = "eraser"
 _MICROS: Final = 1_000_000
 _STRAYS: Final = 1_000
-_REFUSALS: Final = 2_000
+_REFUSALS: Final = 1_000
+_SOME: Final = 500  # events, or rows at destinations, that one transaction takes out: some 50 ms of SQLite's writer
+_IDS: Final = 100
+_OLD: Final = 5_000
 _TIDY: Final = 600.0  # seconds
 
 
@@ -66,6 +69,7 @@ class Work:
     ids: dict[str, int] = field(default_factory=dict)  # of the people erased, with the time up to which their events go
     profiles: list[str] = field(default_factory=list)
     formerly: list[str] = field(default_factory=list)
+    latest: int = 0  # µs; of the events that went ahead of their person
     places: dict[str, int] = field(default_factory=dict)  # on the log, by topic
     refusal: list[int] = field(default_factory=lambda: [-1, -1])
     barrier: dict[str, int] | None = None
@@ -141,8 +145,10 @@ class Eraser:
         """Removes what came in late, and what retention has made needless."""
         before = _now() - round(self._limits.retention * _MICROS)
 
+        while await self._database.run(lambda c: erasures.forget_old(c, before, _OLD)) == _OLD:
+            pass
+
         def tidy(connection: Connection) -> int:
-            erasures.forget_old(connection, before)
             return forget.forget_samples(connection) if erasures.known_key(connection) is not None else 0
 
         if await self._database.run(tidy):
@@ -177,12 +183,14 @@ class Eraser:
             work.phase = "log"
             await self._save(one, work, receipt)
             return
-        kind, _, value = work.subjects[work.next].partition(":")
+        subject = ExternalId(*work.subjects[work.next].split(":", 1))
+        await self._thin(one, work, receipt, subject)
 
         def delete(connection: Connection) -> tuple[Work, Counter[str]]:
-            gone = forget.person(connection, ExternalId(kind, value), one.id)
+            gone = forget.person(connection, subject, one.id, work.latest)
             after = Work(**work.json_object())
             after.next += 1
+            after.latest = 0
             after.ids = {**work.ids, **dict.fromkeys(gone.ids, gone.at)}
             after.profiles = sorted({*work.profiles, *gone.profiles})
             after.formerly = sorted({*work.formerly, *gone.formerly})
@@ -194,10 +202,58 @@ class Eraser:
             return after, counted
 
         after, counted = await self._database.run(delete)
-        for name in Work.__dataclass_fields__:
-            setattr(work, name, getattr(after, name))
-        receipt.clear()
-        receipt.update(counted)
+        _become(work, after, receipt, counted)
+
+    async def _thin(self, one: Regulation, work: Work, receipt: Counter[str], subject: ExternalId) -> None:
+        """Takes what would make the transaction long out before it. The pipeline goes on in between, and events that come
+        meanwhile are left for the end."""
+        whole = await self._database.read(lambda c: forget.extent(c, subject))
+        if whole.events > _SOME:
+            for start in range(0, len(whole.ids), _IDS):
+                await self._thin_events(one, work, receipt, subject, whole, whole.ids[start : start + _IDS])
+        if whole.listed > _SOME:
+            await self._sweep_some(one, work, receipt, whole.profiles)
+
+    async def _thin_events(
+        self,
+        one: Regulation,
+        work: Work,
+        receipt: Counter[str],
+        subject: ExternalId,
+        whole: forget.Extent,
+        ids: Sequence[str],
+    ) -> None:
+        def some(connection: Connection) -> tuple[forget.Ahead, Work, Counter[str]]:
+            ahead = forget.some_events(connection, subject, ids, whole.profiles, one.id, _SOME)
+            after = Work(**work.json_object())
+            after.formerly = sorted({*work.formerly, *ahead.formerly})
+            after.latest = max(work.latest, ahead.latest)
+            counted = Counter(receipt)
+            counted.update(ahead.rows)
+            if ahead.rows["events"]:
+                _save(connection, one, after, counted)
+            return ahead, after, counted
+
+        while True:
+            ahead, after, counted = await self._database.run(some)
+            _become(work, after, receipt, counted)
+            if ahead.rows["events"] < _SOME:
+                return
+
+    async def _sweep_some(self, one: Regulation, work: Work, receipt: Counter[str], profiles: Collection[str]) -> None:
+        def some(connection: Connection) -> tuple[int, Counter[str]]:
+            done = forget.sweep_some(connection, profiles, _SOME)
+            counted = Counter(receipt)
+            counted.update(done)
+            if +done:
+                _save(connection, one, work, counted)
+            return done.total(), counted
+
+        while True:
+            taken, counted = await self._database.run(some)
+            _become(work, work, receipt, counted)
+            if taken < _SOME:
+                return
 
     async def _refusals(self, one: Regulation, work: Work, receipt: Counter[str]) -> None:
         """Refused events are nobody's, so all of them are looked through."""
@@ -306,9 +362,11 @@ class Eraser:
         await self._save(one, work, receipt)
 
     async def _sweep(self, one: Regulation, work: Work, receipt: Counter[str]) -> None:
+        await self._sweep_some(one, work, receipt, work.profiles)
+
         def sweep(connection: Connection) -> None:
             origins = erasing.origins(connection, [one.id]) if work.formerly else set()
-            more = forget.sweep(connection, work.profiles, work.formerly, origins)
+            more = forget.sweep(connection, (), work.formerly, origins) if origins else Counter[str]()
             more["samples"] += forget.forget_samples(connection)
             if +more:
                 receipt.update(more)
@@ -372,6 +430,14 @@ class Eraser:
             else "rows overwritten with zeros, write-ahead log emptied",
             "tombstones": "hashed ids and the ids of profiles stay, so that nothing from before comes back",
         }
+
+
+def _become(work: Work, after: Work, receipt: Counter[str], counted: Counter[str]) -> None:
+    """What was written holds from now on."""
+    for name in Work.__dataclass_fields__:
+        setattr(work, name, getattr(after, name))
+    receipt.clear()
+    receipt.update(counted)
 
 
 def _save(connection: Connection, one: Regulation, work: Work, receipt: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ go to by generation, so that they touch few pages however many there are:
 
 from collections.abc import Collection, Sequence
 from struct import unpack
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, case, func, select, update
 from sqlalchemy import delete as sql_delete
@@ -24,6 +24,10 @@ _SETTLED: Final = 2  # how many times as many keys go on as came: a generation i
 _BY_KEY: Final = 'SELECT key, partition, "offset", profile, processed_at FROM events WHERE key {}'
 _BY_PLACE: Final = (
     'SELECT key, partition, "offset", profile, processed_at FROM events WHERE partition = ? AND "offset" = ?'
+)
+_DELETE: Final = (
+    'DELETE FROM events WHERE partition = ? AND "offset" = ? '
+    'RETURNING key, partition, "offset", profile, node, processed_at, at'
 )
 _SETTLED_KEYS: Final = 'SELECT hash, partition, "offset" FROM event_keys WHERE hash {}'
 _NEW_KEYS: Final = 'SELECT hash, partition, "offset" FROM event_keys_new WHERE generation = %d AND hash {}'
@@ -118,26 +122,21 @@ def _insert_times(connection: Connection, generation: int, rows: Sequence[Row]) 
         )
 
 
-def delete(connection: Connection, nodes: Collection[str], most: int) -> list[Origin]:
-    """Deletes up to `most` of the events that hang on these nodes, and answers where their records stand."""
+def delete(connection: Connection, nodes: Collection[str], most: int) -> list[Row]:
+    """Deletes up to `most` of the events that hang on these nodes, and answers them."""
     if connection.dialect.name == "postgresql":
         row = schema.events.c
         some = select(row.key).where(row.node.in_(nodes)).limit(most)
-        gone = sql_delete(schema.events).where(row.key.in_(some)).returning(row.partition, row.offset)
-        return [Origin(*place) for place in connection.execute(gone)]
+        gone = sql_delete(schema.events).where(row.key.in_(some)).returning(*row)
+        return [_row(one) for one in connection.execute(gone)]
     times = schema.event_times.c
     every = select(schema.event_spans.c.generation)
     wanted = select(times.generation, times.node, times.at, times.partition, times.offset)
     wanted = wanted.where(times.generation.in_(every), times.node.in_(nodes)).limit(most)
     rows = [tuple(row) for row in connection.execute(wanted)]
-    origins = [Origin(*row[3:]) for row in rows]
-    keys = [
-        connection.exec_driver_sql(
-            'DELETE FROM events WHERE partition = ? AND "offset" = ? RETURNING key', one
-        ).scalar_one()
-        for one in origins
-    ]
-    entries = [(hashed, *one) for hashed, one in zip(_hashes(keys), origins, strict=True)]
+    events = [_row(connection.exec_driver_sql(_DELETE, row[3:]).one()) for row in rows]
+    hashes = _hashes([one.key for one in events])
+    entries = [(hashed, one.partition, one.offset) for hashed, one in zip(hashes, events, strict=True)]
     for table, matching, values in (
         ("event_times", "generation = ? AND node = ? AND at = ?", rows),
         ("event_keys", "hash = ?", entries),
@@ -147,7 +146,12 @@ def delete(connection: Connection, nodes: Collection[str], most: int) -> list[Or
             connection.exec_driver_sql(
                 f'DELETE FROM {table} WHERE {matching} AND partition = ? AND "offset" = ?', values
             )
-    return origins
+    return events
+
+
+def _row(values: Sequence[Any]) -> Row:
+    key, *rest = values
+    return Row(bytes(key), *rest)
 
 
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, delete, insert, select, text, tuple_, update
 
 from pipeline.privacy.marks import mark
 from pipeline.store import bulk, schema
@@ -305,9 +305,12 @@ def any_erased(connection: Connection) -> bool:
     return connection.execute(select(schema.erased.c.partition).limit(1)).first() is not None
 
 
-def forget_old(connection: Connection, before: int) -> int:
-    """Removes the places of records that retention has removed; how many."""
-    return connection.execute(delete(schema.erased).where(schema.erased.c.at < before)).rowcount
+def forget_old(connection: Connection, before: int, most: int) -> int:
+    """Removes up to `most` places of records that retention has removed; how many."""
+    table = schema.erased
+    place = tuple_(table.c.partition, table.c.offset)
+    some = select(table.c.partition, table.c.offset).where(table.c.at < before).limit(most)
+    return connection.execute(delete(table).where(place.in_(some))).rowcount
 
 
 def _json(value: Any) -> str:

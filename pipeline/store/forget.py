@@ -1,4 +1,5 @@
-"""Deletes one person from the tables, whole and in one transaction: whatever dies, it has happened or it has not.
+"""Deletes one person from the tables, whole and in one transaction: whatever dies, it has happened or it has not. Of a long history
+events go ahead, some hundreds at a time.
 
 What stays is pseudonymous: tombstones of the ids, hashed; the ids of the profiles; and where on the log the person's records stand, whose
 bytes are erased next.
@@ -6,12 +7,12 @@ bytes are erased next.
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, select, text, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select, text, update
 
 from pipeline.outcome import APPLY
 from pipeline.privacy.marks import mark
@@ -22,6 +23,7 @@ from pipeline.store.accepted import Row
 from pipeline.store.erasures import PERSON, bury, key_of
 from pipeline.store.graph import load
 from pipeline.store.ledger import OUTSTANDING
+from pipeline.store.letters import Place, give_up
 from pipeline.store.splits import family_of
 from schemas.changes import ProfileChange
 from schemas.events import ExternalId, Origin, decode_resolved
@@ -32,6 +34,7 @@ _TOLD: Final = (
     64  # corrections that a split may have caused at most: one for each side, and one for each when it was lifted
 )
 _SOME: Final = 500  # origins in one statement
+_ENDED: Final = ("delivered", "filtered", "dead", "purged")
 _BY_KEY: Final = {
     "nodes": ("key",),
     "edges": ("a", "b"),
@@ -68,9 +71,67 @@ class Gone:
     at: int = 0
 
 
-def person(connection: Connection, subject: ExternalId, regulation: str) -> Gone:
+class Extent(NamedTuple):
+    """How much there is of whoever has an id: ids, profiles, about how many events, and rows at destinations."""
+
+    ids: Sequence[str]
+    profiles: Sequence[str]
+    events: int
+    listed: int
+
+
+class Ahead(NamedTuple):
+    """Events that were taken out ahead of their person: rows by table, other profiles that some were counted to, and when the last
+    one happened."""
+
+    rows: Counter[str]
+    formerly: Sequence[str]
+    latest: int
+
+
+def extent(connection: Connection, subject: ExternalId) -> Extent:
+    """Of a person as of now."""
+    family = family_of(connection, keys=[str(subject)], lock=False)
+    profiles = sorted(family.profiles)
+    table = schema.exceptions
+    listed = select(func.count()).select_from(table).where(table.c.profile.in_(profiles))
+    return Extent(
+        sorted(family.nodes),
+        profiles,
+        sum(one.events for one in family.profiles.values()),
+        connection.execute(listed).scalar_one(),
+    )
+
+
+def some_events(
+    connection: Connection,
+    subject: ExternalId,
+    ids: Sequence[str],
+    profiles: Collection[str],
+    regulation: str,
+    most: int,
+) -> Ahead:
+    """Takes up to `most` events of these ids out of the tables ahead of the person, so that a long history keeps nobody waiting. Of ids
+    that are the person's still: a split may have come in between."""
+    graph = load(connection, [str(subject), *ids])
+    owner = graph.profile_of(subject)
+    theirs = [key for key in ids if owner is not None and graph.profile_of(ExternalId(*key.split(":", 1))) == owner]
+    events = accepted.delete(connection, theirs, most) if theirs else []
+    now = time.time_ns() // 1000
+    rows = Counter(events=len(events))
+    formerly = sorted({row.profile for row in events if row.profile} - set(profiles))
+    _list_erased(connection, events, regulation, now)
+    _transformed(connection, rows, events)
+    if formerly:
+        origins = {Origin(row.partition, row.offset) for row in events}
+        rows.update(sweep(connection, (), formerly, origins, {row.key for row in events}))
+    return Ahead(rows, formerly, max((row.at for row in events), default=0))
+
+
+def person(connection: Connection, subject: ExternalId, regulation: str, latest: int = 0) -> Gone:
     """Deletes whoever has an id: nodes, evidence, merges, profiles, events, what was refused, what waits at destinations. The
-    tombstones say that nothing from before now passes, and nothing that was received by now."""
+    tombstones say that nothing from before now passes, and nothing that was received by now; nor by `latest`, when the last of the
+    events happened that were taken out ahead."""
     load(connection, [str(subject)])  # waits for whoever is just adding it
     family = family_of(connection, keys=[str(subject)], lock=True)
     ids = sorted({str(subject), *family.nodes})
@@ -82,13 +143,13 @@ def person(connection: Connection, subject: ExternalId, regulation: str) -> Gone
         profiles=profiles,
         ids=ids,
         formerly=sorted({row.profile for row in events if row.profile} - set(profiles)),
-        at=max([time.time_ns() // 1000, *(row.at for row in events)]),
+        at=max([time.time_ns() // 1000, latest, *(row.at for row in events)]),
     )
     gone.left = sum(count for (count,) in bulk.select(connection, _REFUSED_HERE, ids))
     _pending(connection, gone, events)
     _leave(connection, gone, events, regulation)
     gone.rows["events"] += withdrawn.remove(connection, events)
-    _transformed(connection, gone, events)
+    _transformed(connection, gone.rows, events)
     scrub_splits(connection, ids)
     for table, columns in _BY_KEY.items():
         for column in columns:
@@ -120,14 +181,15 @@ def _leave(connection: Connection, gone: Gone, events: Sequence[Row], regulation
     """What stays behind of a person."""
     key = key_of(connection)
     bury(connection, (mark(key, one) for one in gone.ids), PERSON, gone.at)
-    bulk.upsert(
-        connection,
-        schema.erased,
-        [(row.partition, row.offset, row.profile, regulation, gone.at, 0) for row in events],
-    )
+    _list_erased(connection, events, regulation, gone.at)
     bulk.upsert(connection, schema.deleted_profiles, [(one, gone.at, regulation) for one in gone.profiles])
     if gone.profile:
         note_deletion(connection, "profile", gone.profile, gone.at)
+
+
+def _list_erased(connection: Connection, events: Sequence[Row], regulation: str, at: int) -> None:
+    rows = [(row.partition, row.offset, row.profile, regulation, at, 0) for row in events]
+    bulk.upsert(connection, schema.erased, rows)
 
 
 def note_deletion(connection: Connection, kind: str, profile: str, at: int, type_: str = "", hashed: str = "") -> None:
@@ -136,7 +198,7 @@ def note_deletion(connection: Connection, kind: str, profile: str, at: int, type
     bulk.upsert(connection, schema.deletions, [(name, at, kind, profile, type_, hashed)])
 
 
-def _transformed(connection: Connection, gone: Gone, events: Sequence[Row]) -> None:
+def _transformed(connection: Connection, counted: Counter[str], events: Sequence[Row]) -> None:
     """What functions made of events that were perhaps not emitted. Their placeholders are."""
     if connection.execute(select(schema.transformed.c.partition).limit(1)).first() is None:
         return
@@ -144,7 +206,7 @@ def _transformed(connection: Connection, gone: Gone, events: Sequence[Row]) -> N
     statement = delete(schema.transformed).where(table.partition == bindparam("_p"), table.offset == bindparam("_o"))
     for start in range(0, len(events), _SOME):
         places = [{"_p": row.partition, "_o": row.offset} for row in events[start : start + _SOME]]
-        gone.rows["transformed"] += max(0, connection.execute(statement, places).rowcount)
+        counted["transformed"] += max(0, connection.execute(statement, places).rowcount)
 
 
 # ── What waits at destinations ────────────────────────────────────────────────────────────────────────────────────
@@ -166,30 +228,61 @@ def sweep(
     """Takes the bytes from what destinations have listed of these profiles; of `formerly`, only what stands at `origins` or has
     one of `keys`. Events that are still out keep their rows, so that the books hold: they are filtered when their turn
     comes. What has ended goes."""
-    table = schema.exceptions
+    theirs = [
+        row
+        for row in _listed(connection, sorted({*profiles, *formerly}), None)
+        if _concerns(row, profiles, origins, keys)
+    ]
+    return _swept(connection, theirs)
+
+
+def sweep_some(connection: Connection, profiles: Collection[str], most: int) -> Counter[str]:
+    """`sweep` of up to `most` rows of these profiles; as many as there are in what is returned."""
+    return _swept(connection, _listed(connection, sorted(profiles), most))
+
+
+_listed_columns: Final = [schema.exceptions.c[name] for name in (
+    "destination", "partition", "offset", "state", "source", "profile", "message_id", "reason", "value"
+)]  # fmt: skip
+
+
+def _listed(connection: Connection, profiles: Sequence[str], most: int | None) -> Sequence[Any]:
+    """Rows of which something is still to be taken."""
+    table = schema.exceptions.c
+    left = or_(table.state.in_(_ENDED), table.message_id != "", table.reason != "")
+    chosen = select(*_listed_columns).where(table.profile.in_(profiles), left).limit(most)
+    return connection.execute(chosen.with_for_update()).all()
+
+
+def _swept(connection: Connection, rows: Iterable[Any]) -> Counter[str]:
+    """A letter is given up with its person: nobody can put it back, so it counts as purged."""
     done: Counter[str] = Counter()
-    rows = connection.execute(
-        select(table.c.destination, table.c.partition, table.c.offset, table.c.state, table.c.source, table.c.profile,
-               table.c.message_id, table.c.reason, table.c.value)
-        .where(table.c.profile.in_(sorted({*profiles, *formerly})))
-        .with_for_update()
-    ).all()  # fmt: skip
+    table, now = schema.exceptions, time.time_ns() // 1000
+    ended: dict[str, list[Place]] = {}
+    letters: dict[str, list[Place]] = {}
     for row in rows:
-        if not _concerns(row, profiles, origins, keys):
-            continue
-        place = (
-            table.c.destination == row.destination,
-            table.c.partition == row.partition,
-            table.c.offset == row.offset,
-        )
-        if row.state in ("delivered", "filtered", "dead"):
-            connection.execute(delete(table).where(*place))
+        place = Place(row.partition, row.offset)
+        if row.state in _ENDED:
+            ended.setdefault(row.destination, []).append(place)
+            if row.state == "dead":
+                letters.setdefault(row.destination, []).append(place)
             done[f"exceptions_{row.state}"] += 1
-        elif row.message_id or row.reason:
-            value = None if row.value is None else erased_resolved(bytes(row.value))
-            connection.execute(update(table).where(*place).values(value=value, message_id="", reason=""))
-            done["exceptions_outstanding"] += 1
+            continue
+        value = None if row.value is None else erased_resolved(bytes(row.value))
+        changed = update(table).where(*_at(row.destination, place)).values(value=value, message_id="", reason="")
+        connection.execute(changed)
+        done["exceptions_outstanding"] += 1
+    for destination, places in letters.items():
+        give_up(connection, destination, places, now)
+    for destination, places in ended.items():
+        for place in places:
+            connection.execute(delete(table).where(*_at(destination, place)))
     return done
+
+
+def _at(destination: str, place: Place) -> tuple[ColumnElement[bool], ...]:
+    table = schema.exceptions.c
+    return table.destination == destination, table.partition == place.partition, table.offset == place.offset
 
 
 def _concerns(row: Any, profiles: Collection[str], origins: Collection[Origin], keys: Collection[bytes]) -> bool:

@@ -95,7 +95,7 @@ def test_what_is_deleted_is_found_no_more_and_the_rest_is(database: Database, ro
     origins = list[Origin]()
     while some := database.run_sync(lambda c: accepted.delete(c, ["user_id:u1", "user_id:u3"], most=70)):
         assert len(some) <= 70
-        origins += some
+        origins += [Origin(one.partition, one.offset) for one in some]
     assert sorted(origins) == sorted(Origin(row.partition, row.offset) for row in gone)
     found = database.read_sync(lambda c: accepted.find(c, [row.key for row in rows]))
     assert set(found) == {row.key for row in rows} - {row.key for row in gone}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.identity import Rules
+from pipeline.privacy import eraser
 from pipeline.privacy.placeholder import is_erased
-from pipeline.store import erasures, identifiers, splits
+from pipeline.store import erasures, forget, identifiers, splits
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from pipeline.worker import run_worker
@@ -28,6 +29,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     migrate(made)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two events are a long history here."""
+    monkeypatch.setattr(eraser, "_SOME", 2)
+    monkeypatch.setattr(eraser, "_IDS", 2)
 
 
 @pytest.fixture
@@ -188,6 +196,36 @@ async def test_an_account_keeps_its_traits_and_loses_its_member(world: World) ->
     assert [account.traits["plan"][3], world.found_in(*MIA)] == ["ent", []]
     with pytest.raises(Refused, match="account"):
         await world.ask("DELETE_ONLY", "group_id:acme")
+
+
+async def test_a_long_history_leaves_piece_by_piece_and_what_comes_meanwhile_goes_with_the_person(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.happen(*(world.event(f"m-mia-1{n}", "user-mia-7", f"anon-mia-7{n % 3}") for n in range(9)))
+    await world.happen(world.event("m-bob-1", "user-bob", "anon-bob"))
+    taken: list[int] = []
+    some, run = forget.some_events, Database.run
+
+    def noted(*args: Any) -> forget.Ahead:
+        ahead = some(*args)
+        taken.append(ahead.rows["events"])
+        return ahead
+
+    async def between(self: Database, work: Any) -> Any:
+        if len(taken) == 2:
+            taken.append(0)
+            await world.happen(world.event("m-mia-1x", "user-mia-7", "anon-mia-79"))
+        return await run(self, work)
+
+    name = await world.ask("DELETE_ONLY", "user_id:user-mia-7")
+    with monkeypatch.context() as patched:
+        patched.setattr(forget, "some_events", noted)
+        patched.setattr(Database, "run", between)
+        await world.eraser.turn()
+    assert (max(taken), sum(taken)) == (2, 10)
+    assert (await world.carried_out(name))["receipt"]["erased"]["events"] == 10
+    assert (world.found_in(*MIA), await world.off(), world.differences()) == ([], 0, [])
+    assert world.ids("user_id:user-bob") == ["anonymous_id:anon-bob", "user_id:user-bob"]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -28,6 +28,7 @@ from pipeline.log import Log
 from pipeline.privacy.eraser import Eraser, Limits
 from pipeline.query.balance import balance
 from pipeline.query.privacy import regulation
+from pipeline.store import letters
 from pipeline.store.database import Database
 from pipeline.store.migrate import migrate
 from schemas.events import TYPES
@@ -182,6 +183,20 @@ async def test_dead_letters_lose_their_bytes(world: World) -> None:
     await world.eraser.tidy()
     assert world.found_in(*MIA) == []
     assert (await book(world))["off"] == 0
+
+
+async def test_a_dead_letter_whose_person_is_deleted_is_given_up(world: World) -> None:
+    """Nobody can put it back: it is no letter any more, in the books as in the list."""
+    picky = Crm(answer=lambda one: Rejected("http 400"), forgets=False)
+    async with delivering(world, picky):
+        await events(world)
+        await until(world, dead=3)
+        await world.carried_out(await world.ask("DELETE_ONLY", "user_id:user-mia-7", destinations=["crm"]))
+        whole = (await balance(world.log, world.database, ["crm"])).destinations["crm"]["web"].json_object()
+    kinds = ("accepted", "delivered", "filtered", "dead", "purged", "pending", "off")
+    assert [whole[one] for one in kinds] == [3, 0, 0, 1, 2, 0, 0]
+    found = world.database.read_sync(lambda c: letters.groups(c, letters.Chosen(), None, 10))
+    assert [one.letters for one in found] == [1]
 
 
 async def test_a_destination_is_told_until_it_has_forgotten(world: World) -> None:
