@@ -451,7 +451,7 @@ class SourceBalance(Shape):
 
 class DestinationBalance(Shape):
     """accepted = delivered + filtered + dead + purged + pending + off. What the log's retention had removed before the destination
-    was there is not in `accepted`. `purged` are dead letters that a person gave up. None: the
+    was there is not in `accepted`. `purged` are dead letters that a person gave up, or whose person was deleted. None: the
     backlog is too long to count."""
 
     accepted: int

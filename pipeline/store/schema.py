@@ -403,7 +403,7 @@ destination_counts: Final = Table(
     Column("filtered", BigInteger, nullable=False),
     Column("dead", BigInteger, nullable=False),  # that ever died
     Column("redriven", BigInteger, nullable=False, server_default="0"),  # of the dead: put back, to be tried again
-    Column("purged", BigInteger, nullable=False, server_default="0"),  # of the dead: given up by a person
+    Column("purged", BigInteger, nullable=False, server_default="0"),  # of the dead: given up, or gone with a person
 )
 
 destination_batches: Final = Table(
