@@ -353,7 +353,7 @@ class Courier:
         self._ask_at = now + self._limits.ask
         name, foreign = self._destination.name, fences.foreign
         with suppress(Unavailable):  # it is looked again soon
-            standing = await self._database.glance(lambda connection: ledger.standing(connection, name, foreign))
+            standing = await self._database.read(lambda connection: ledger.standing(connection, name, foreign))
             self._lanes.release(fences.told(standing))
             fences.asking = bool(fences.foreign)
             if now >= self._bounds_at:

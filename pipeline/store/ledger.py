@@ -161,7 +161,6 @@ _TAKE_UP: Final = text("""
     UPDATE exceptions SET state = 'retry'
     WHERE destination = :destination AND partition = :partition AND "offset" = :offset AND state = 'again'
 """)
-_POSITIONS: Final = 'SELECT partition, "offset" FROM destination_positions WHERE destination {}'
 _ASKED: Final = 500  # profiles in one statement
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
@@ -316,9 +315,11 @@ def _listed(connection: Connection, key: dict[str, object], offsets: Collection[
 
 
 def standing(connection: Connection, destination: str, awaited: Collection[tuple[int, str]]) -> Standing:
-    """How far a destination is, and the first outstanding event of each of these (partition, profile). To be asked at a glance:
-    positions first, since what they pass is listed with them."""
-    read = bulk.select(connection, _POSITIONS, [destination])
+    """How far a destination is, and the first outstanding event of each of these (partition, profile)."""
+    positions = schema.destination_positions
+    read = connection.execute(
+        select(positions.c.partition, positions.c.offset).where(positions.c.destination == destination)
+    )
     table = schema.exceptions
     found: dict[tuple[int, str], int] = {}
     profiles = sorted({profile for _, profile in awaited})
@@ -333,7 +334,7 @@ def standing(connection: Connection, destination: str, awaited: Collection[tuple
             .group_by(table.c.partition, table.c.profile)
         )
         found |= {(partition, profile): offset for partition, profile, offset in rows}
-    return Standing(dict(read), found)
+    return Standing({row.partition: row.offset for row in read}, found)
 
 
 def values(connection: Connection, destination: str, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:

@@ -22,7 +22,7 @@ from pipeline.store.ledger import OUTSTANDING
 from schemas.config import FilterConfig
 from schemas.dead_letters import DeadLetter, decode_dead_letter
 from schemas.errors import PartitionLost
-from schemas.events import TYPES, Event, Origin, encode_event, encode_resolved
+from schemas.events import TYPES, Event, Fence, Origin, encode_event, encode_resolved
 from schemas.topics import DEAD_LETTERS, RESOLVED, TOPICS
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class MemoryLog:
         self.offsets: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         self.news = asyncio.Condition()
         self.away: Exception | None = None
+        self.earliest: dict[int, int] = {}  # by partition of `resolved`, what retention has left
 
     async def append(self, topic: str, records: Sequence[Record]) -> None:
         for record in records:
@@ -75,7 +76,8 @@ class MemoryLog:
         return Batch(topic, partition, records, records[-1].offset + 1) if records else None
 
     async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
-        return {number: (0, len(records)) for number, records in enumerate(self.topics[topic])}
+        earliest = self.earliest if topic == RESOLVED else {}
+        return {number: (earliest.get(number, 0), len(records)) for number, records in enumerate(self.topics[topic])}
 
     async def offset_at(self, topic: str, partition: int, timestamp: int) -> int:
         return 0
@@ -445,6 +447,7 @@ def resolved(
     *,
     source: str = "web",
     type: str = "track",  # noqa: A002 - the field's name
+    fences: Sequence[Fence] = (),
     **body: Any,
 ) -> bytes:
     """The value of a resolved record."""
@@ -462,4 +465,4 @@ def resolved(
         refused=None,
         body=orjson.dumps({"type": type, "event": "Clicked"} | body),
     )
-    return encode_resolved(profile, origin, (), encode_event(event))
+    return encode_resolved(profile, origin, (), encode_event(event), fences=fences)
