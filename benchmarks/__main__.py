@@ -20,6 +20,7 @@ NAMES = (
     "isolation",
     "warehouse",
     "identity_scale",
+    "resolving_again",
     "profile_api",
     "profile_changes",
     "warehouse_profiles",
