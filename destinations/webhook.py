@@ -16,7 +16,6 @@ import hmac
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
@@ -92,29 +91,23 @@ class Data(Payload):
     data: Any = mapped({"@path": "$."}, "What stands in the array, any JSON; the whole event by default.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Webhook:
-    """An open webhook: its settings and the world. What its requests have in common is made once."""
+    """An open webhook: its settings, the world, and what its requests have in common."""
 
     settings: WebhookSettings
     env: Env
-
-    @cached_property
-    def events(self) -> Request:
-        """What events are sent with."""
-        return Request("POST", str(self.settings.url), _headers(self.settings))
-
-    @cached_property
-    def forgetting(self) -> Request | None:
-        """What requests to delete people are sent with."""
-        url = self.settings.forget_url
-        return None if url is None else Request("POST", str(url), _headers(self.settings))
+    events: Request
+    forgetting: Request | None
 
 
 @asynccontextmanager
 async def connect(settings: WebhookSettings, env: Env) -> AsyncIterator[Webhook]:
-    """The session is the engine's; there is nothing of our own to open or close."""
-    yield Webhook(settings, env)
+    """The HTTP client is the engine's; there is nothing of our own to open or close."""
+    headers = _headers(settings)
+    events = Request("POST", str(settings.url), headers)
+    forgetting = None if settings.forget_url is None else Request("POST", str(settings.forget_url), headers)
+    yield Webhook(settings, env, events, forgetting)
 
 
 async def check(webhook: Webhook) -> None:

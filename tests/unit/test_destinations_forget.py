@@ -14,7 +14,7 @@ from pydantic import HttpUrl, SecretStr
 from destinations.contract import DELIVERED, Env, Filtered, Person, Rejected, Retry
 from destinations.guard import Outbound, session
 from destinations.warehouse import duckdb as warehouse
-from destinations.webhook import Webhook, WebhookSettings, forget, signature
+from destinations.webhook import WebhookSettings, connect, forget, signature
 
 NOW = 1_790_000_000.0
 MIA = Person(
@@ -120,8 +120,11 @@ async def told(url: str | None) -> Sequence[object]:
         forget_url=None if url is None else HttpUrl(url),
         secret=SecretStr("s3cret"),
     )
-    async with session(Outbound(allow=(ip_network("127.0.0.0/8"),))) as http:
-        return await forget(Webhook(settings, Env(http=http, now=lambda: NOW, folder=".")), [MIA])
+    async with (
+        session(Outbound(allow=(ip_network("127.0.0.0/8"),))) as http,
+        connect(settings, Env(http=http, now=lambda: NOW, folder=".")) as webhook,
+    ):
+        return await forget(webhook, [MIA])
 
 
 async def test_a_webhook_gets_a_signed_notice(tmp_path: Path) -> None:

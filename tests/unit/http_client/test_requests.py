@@ -41,6 +41,16 @@ def test_what_is_given_replaces_what_would_be_sent_otherwise() -> None:
     ]
 
 
+def test_a_request_says_how_long_its_body_is_where_one_is_expected() -> None:
+    sizes = {
+        (method, body): b"Content-Length: %d\r\n" % len(body)
+        in Request(method, "http://a.example/", {}).written(body, {})
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE")
+        for body in (b"", b"{}")
+    }
+    assert [case for case, said in sizes.items() if not said] == [("GET", b""), ("HEAD", b"")]
+
+
 INJECTIONS = {
     "a line break in a value": ("POST", "http://a.example/", {"X-Key": "geheim\r\nX: y"}),
     "half a line break in a value": ("POST", "http://a.example/", {"X-Key": "geheim\nX: y"}),
