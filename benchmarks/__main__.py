@@ -20,6 +20,7 @@ NAMES = (
     "isolation",
     "warehouse",
     "identity_scale",
+    "simulate",
     "resolving_again",
     "profile_api",
     "profile_changes",
