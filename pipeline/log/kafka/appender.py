@@ -9,19 +9,19 @@ sequence has a hole, so that a fresh producer takes over.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
+from isal.isal_zlib import crc32
 
-from pipeline.log.contract import MAX_RECORD_BYTES, Record
+from pipeline.log.contract import Draft, Record, drafts_of
 from pipeline.log.kafka.connection import PATIENCE, Connection
 from pipeline.log.kafka.topics import MAX_BATCH_BYTES
 from schemas.errors import Unavailable
-from schemas.topics import partition_of
 
 BATCH_BYTES: Final = 512 << 10  # a batch is closed before it grows beyond, unless one record alone is larger
 RECORD_OVERHEAD: Final = 24  # bytes a record takes besides key and value, at most
@@ -54,11 +54,11 @@ class _Group:
 class _Part:
     """Records of one `append` that go to one partition, small enough for one batch."""
 
-    __slots__ = ("group", "records", "size")
+    __slots__ = ("group", "rows", "size")
 
-    def __init__(self, group: _Group, records: Sequence[Record], size: int) -> None:
+    def __init__(self, group: _Group, rows: Sequence[Draft], size: int) -> None:
         self.group = group
-        self.records = records
+        self.rows = rows
         self.size = size
 
 
@@ -107,14 +107,14 @@ class Appender:
     async def append(self, topic: str, records: Sequence[Record]) -> None:
         """The contract's `append`."""
         lanes = self._lanes[topic]
-        parts, size = _split(records, len(lanes))
+        parts = list(_split(drafts_of(records).rows, len(lanes)))
         if not parts:
             return
         if self._closed:
             raise Unavailable("the log is closed", after=RETRY_AFTER)
         if any(lanes[partition].refusing for partition, _, _ in parts):
             raise Unavailable("Kafka has not acknowledged earlier records", after=RETRY_AFTER)
-        await self._budget.take(size)
+        await self._budget.take(sum([size for _, _, size in parts]))
         group = _Group(len(parts), asyncio.get_running_loop().create_future())
         for partition, some, part_size in parts:
             lane = lanes[partition]
@@ -147,10 +147,10 @@ class Appender:
         and those behind them are told."""
         producer = await self._running_producer()
         builder = producer.create_batch()
-        append = builder.append
+        append, join = builder.append, b"".join
         for part in batch:
-            for record in part.records:
-                append(timestamp=record.timestamp, key=record.key, value=record.value)
+            for key, head, body, timestamp in part.rows:
+                append(timestamp=timestamp, key=key, value=join((head, body)))
         sent = asyncio.ensure_future(self._deliver(producer, builder, lane))
         try:
             await asyncio.wait((sent,), timeout=PATIENCE)
@@ -274,27 +274,26 @@ class _Budget:
             self._queue.popleft()
 
 
-def _split(records: Sequence[Record], count: int) -> tuple[list[tuple[int, list[Record], int]], int]:
-    """Parts of at most `BATCH_BYTES` (one record may be larger) as partition, records and bytes; and the bytes in all.
-    ValueError for a record that is too large."""
-    parts: list[tuple[int, list[Record], int]] = []
-    gathering: dict[int, tuple[list[Record], int]] = {}
-    total = 0
-    for record in records:
-        size = len(record.key) + len(record.value)
-        if size > MAX_RECORD_BYTES:
-            raise ValueError(f"a record of {size} bytes is larger than {MAX_RECORD_BYTES}")
-        size += RECORD_OVERHEAD
-        total += size
-        partition = partition_of(record.key, count)
-        some, gathered = gathering.get(partition, ([], 0))
-        if some and gathered + size > BATCH_BYTES:
-            parts.append((partition, some, gathered))
-            some, gathered = [], 0
-        some.append(record)
-        gathering[partition] = some, gathered + size
-    parts.extend((partition, some, gathered) for partition, (some, gathered) in gathering.items())
-    return parts, total
+def _split(rows: Sequence[Draft], count: int) -> Iterator[tuple[int, list[Draft], int]]:
+    """Parts of at most `BATCH_BYTES` (one record may be larger) as partition, records and bytes."""
+    lanes: list[list[Draft]] = [[] for _ in range(count)]
+    for row in rows:
+        lanes[crc32(row[0]) % count].append(row)  # `schemas.topics.partition_of`
+    for partition, lane in enumerate(lanes):
+        if not lane:
+            continue
+        sizes = [len(key) + len(head) + len(body) + RECORD_OVERHEAD for key, head, body, _ in lane]
+        size = sum(sizes)
+        if size <= BATCH_BYTES:
+            yield partition, lane, size
+            continue
+        begin = size = 0
+        for end, one in enumerate(sizes):
+            if size and size + one > BATCH_BYTES:
+                yield partition, lane[begin:end], size
+                begin, size = end, 0
+            size += one
+        yield partition, lane[begin:], size
 
 
 def _take(waiting: "deque[_Part]") -> list[_Part]:
