@@ -243,6 +243,7 @@ class DeliveryWorld:
     partitions: int = 1
     url: str = ""
     limits: Limits = QUICK
+    patience: float = 20.0  # seconds that `until` and `finish` wait, of the running loop
     clock: World = field(default_factory=lambda: World(chance=lambda: 1.0))
     did: list[Any] = field(default_factory=list)
 
@@ -357,7 +358,7 @@ class DeliveryWorld:
         """Asks the engine to stop and waits until it has."""
         assert self.task is not None
         self.stop.set()
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, self.patience)
 
     async def crash(self) -> None:
         """The process is gone, with everything in memory."""
@@ -368,7 +369,7 @@ class DeliveryWorld:
 
     async def until(self, met: Callable[[], Awaitable[bool]]) -> None:
         """Waits until something is so, looking after each transaction and each delivery."""
-        async with asyncio.timeout(20), self.database.changed:
+        async with asyncio.timeout(self.patience), self.database.changed:
             while not await met():
                 assert self.task is not None
                 if self.task.done():

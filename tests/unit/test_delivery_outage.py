@@ -1,9 +1,8 @@
-"""Six hours without a service, at seven thousand times the speed: what was waiting, how it goes afterwards, and how fast."""
+"""Six hours without a service, in simulated time: what was waiting, how it goes afterwards, and how fast."""
 
 import asyncio
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,110 +10,121 @@ from pathlib import Path
 import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Retry
-from pipeline.delivery.engine import Destination, Limits, World
+from pipeline.delivery.engine import Destination, Limits
 from pipeline.store.ledger import OUTSTANDING
 from schemas.config import DestinationLimits
 from tests.unit.delivery_world import Book, DeliveryWorld
+from tests.unit.simulated import now, simulated, simulated_world
 
-SPEED = 7_200
 HOUR = 3_600.0
 OUTSTANDING_MOST = 40
-
-
-class Clock:
-    """The machine's clock, sped up."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def now(self) -> float:
-        return 1_800_000_000 + (time.monotonic() - self._began) * SPEED
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / SPEED)
 
 
 class Service:
     """Takes everything while it is up, and notes what came when."""
 
-    def __init__(self, clock: Clock, *, up: bool) -> None:
-        self.clock, self.up = clock, up
+    def __init__(self, *, up: bool) -> None:
+        self.up = up
         self.tries = 0
         self.came: list[tuple[float, str]] = []
 
     async def __call__(self, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
-        now = self.clock.now()
         if not self.up:
             self.tries += 1
             return [Retry("http 503")] * len(batch)
-        self.came += [(now, one["messageId"]) for one in batch]
+        self.came += [(now(), one["messageId"]) for one in batch]
         return [DELIVERED] * len(batch)
 
 
 @pytest.fixture
-async def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def world(tmp_path: Path, clock: Clock) -> AsyncIterator[DeliveryWorld]:
-    limits = Limits(outstanding_down=OUTSTANDING_MOST)
-    one = DeliveryWorld(tmp_path, limits=limits, clock=World(now=clock.now, sleep=clock.sleep))
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeliveryWorld]:
+    monkeypatch.setattr("pipeline.delivery.forgetting.LOOK", 60.0)  # of hours that are no subject here, few looks
+    limits = Limits(outstanding_down=OUTSTANDING_MOST, look=60.0)
+    one = DeliveryWorld(tmp_path, limits=limits, clock=simulated_world(), patience=24 * HOUR)
     yield one
-    if one.task is not None and not one.task.done():
-        await one.crash()
     one.close()
 
 
 def limited(world: DeliveryWorld, rate: float) -> Destination:
     """The destination with a rate of its own."""
-    limits = DestinationLimits(events_per_second=rate, concurrency=None, retry_hours=24)
+    limits = DestinationLimits(events_per_second=rate, concurrency=None, retry_hours=None)
     world.destinations[:] = [replace(one, limits=limits) for one in world.destinations]
     return world.destinations[0]
 
 
+@simulated
 async def test_after_six_hours_of_outage_everything_is_delivered_in_order_within_the_rate_and_little_was_held(
-    world: DeliveryWorld, clock: Clock
+    world: DeliveryWorld,
 ) -> None:
-    began = clock.now()
-    service = Service(clock, up=False)
+    service = Service(up=False)
     world.add(service)
     rate = 0.5
     limited(world, rate)
     world.start()
     held = []
-    for number in range(300):
-        await world.emit(f"{number:03d}", f"person {number % 20}")
-        await clock.sleep(6 * HOUR / 300)
-        if number % 30 == 0:
+    for number in range(120):
+        await world.emit(f"{number:03d}", f"person {number % 10}")
+        await asyncio.sleep(6 * HOUR / 120)
+        if number % 12 == 0:
             held.append(sum(one.state in OUTSTANDING for one in await world.listed()))
-    down = clock.now() - began
-    assert down >= 6 * HOUR
-    assert service.tries < down / 60 + 60  # probes a minute apart at last, and what was under way before
+    assert service.tries < 6 * HOUR / 60 + 60  # probes a minute apart at last, and what was under way before
     service.up = True
+    back = now()
     await world.until_idle()
     await world.finish()
 
     orders = defaultdict(list)
     for _, name in service.came:
-        orders[int(name) % 20].append(name)
-    assert orders == {person: [f"{number:03d}" for number in range(person, 300, 20)] for person in range(20)}
+        orders[int(name) % 10].append(name)
+    assert orders == {person: [f"{number:03d}" for number in range(person, 120, 10)] for person in range(10)}
     times = [at for at, _ in service.came]
-    assert times[-1] - times[0] >= (300 - 2) / rate * 0.98  # a second's worth may go at once
+    assert times[0] - back <= 60  # the next probe
+    assert 119 / rate - 2 <= times[-1] - times[0] <= 119 / rate + 10
     assert max(held) <= OUTSTANDING_MOST + 100
-    assert await world.book() == Book(delivered=300)
+    assert await world.book() == Book(delivered=120)
 
 
-async def test_a_service_that_says_too_much_gets_half_and_everything_in_the_end(
-    world: DeliveryWorld, clock: Clock
+@simulated
+async def test_a_service_that_says_too_much_gets_half_and_a_twentieth_more_every_ten_seconds(
+    world: DeliveryWorld,
 ) -> None:
+    came: list[float] = []
+    refused: list[float] = []
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        if not refused and len(came) > 210:
+            refused.append(now())
+            return [Retry("http 429", after=5.0)] * len(batch)
+        came.extend([now()] * len(batch))
+        return [DELIVERED] * len(batch)
+
+    world.add(script, max_batch=5)
+    limited(world, 10)
+    for number in range(900):
+        await world.emit(f"{number:04d}", f"person {number}")
+    world.start()
+    await world.until_idle()
+    await world.finish()
+    assert await world.book() == Book(delivered=900)
+    (at,) = refused
+
+    def rate(start: float) -> float:
+        """Events per second in the ten seconds from so long after the refusal."""
+        return sum(at + start < one <= at + start + 10 for one in came) / 10
+
+    assert rate(-20) == pytest.approx(10, abs=0.2)
+    after = [rate(10 * step) for step in range(6)]
+    assert after == pytest.approx([5.0, 5.5, 6.0, 6.5, 7.0, 7.5], abs=0.2)
+
+
+@simulated
+async def test_a_service_that_takes_a_fifth_of_the_rate_gets_everything_in_the_end(world: DeliveryWorld) -> None:
     came: list[float] = []
 
     async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
-        now = clock.now()
-        if sum(now - at < 10 for at in came) + len(batch) > 20:  # two a second
+        if sum(now() - at < 10 for at in came) + len(batch) > 20:  # two a second
             return [Retry("http 429", after=5.0)] * len(batch)
-        came.extend([now] * len(batch))
+        came.extend([now()] * len(batch))
         return [DELIVERED] * len(batch)
 
     world.add(script, max_batch=5)
@@ -127,13 +137,37 @@ async def test_a_service_that_says_too_much_gets_half_and_everything_in_the_end(
     assert await world.book() == Book(delivered=200)
 
 
-async def test_four_in_trouble_leave_the_others_everything(world: DeliveryWorld, clock: Clock) -> None:
+@simulated
+async def test_while_two_sources_wait_each_has_half_of_the_rate(world: DeliveryWorld) -> None:
+    came: list[tuple[float, str]] = []
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        came.extend((now(), one["messageId"]) for one in batch)
+        return [DELIVERED] * len(batch)
+
+    world.add(script)
+    limited(world, 10)
+    for number in range(120):
+        await world.emit(f"loud {number}", f"loud {number}", source="loud")
+    for number in range(40):
+        await world.emit(f"quiet {number}", f"quiet {number}", source="quiet")
+    world.start()
+    await world.until_idle()
+    await world.finish()
+    assert {name: one.delivered for name, one in (await world.books()).items()} == {"loud": 120, "quiet": 40}
+    quiet = [at - came[0][0] for at, name in came if name.startswith("quiet")]
+    assert quiet[-1] == pytest.approx(7, abs=1)  # 80 events, of which a second's worth goes at once
+    assert came[-1][0] - came[0][0] == pytest.approx(15, abs=1)
+
+
+@simulated
+async def test_four_in_trouble_leave_the_others_everything(world: DeliveryWorld) -> None:
     async def hang(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
         await asyncio.Event().wait()
         return []
 
     async def slow(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
-        await clock.sleep(100)
+        await asyncio.sleep(100)
         return [DELIVERED] * len(batch)
 
     async def refuse(outcome: Outcome, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
@@ -143,17 +177,21 @@ async def test_four_in_trouble_leave_the_others_everything(world: DeliveryWorld,
     world.add(slow, name="slow", max_batch=1, concurrency=1)
     world.add(partial(refuse, Retry("http 500")), name="fails")
     world.add(partial(refuse, Retry("http 429", after=60.0)), name="throttles")
-    good = [Service(clock, up=True) for _ in range(3)]
+    good = [Service(up=True) for _ in range(3)]
     for number, one in enumerate(good):
         world.add(one, name=f"good{number}")
     world.start()
-    names = [f"{number:03d}" for number in range(100)]
+    names = [f"{number:03d}" for number in range(50)]
+    emitted = {}
     for name in names:
         await world.emit(name, f"person {name}")
+        emitted[name] = now()
+        await asyncio.sleep(1)
 
     async def met() -> bool:
-        return all(len(one.came) == 100 for one in good)
+        return all(len(one.came) == 50 for one in good)
 
     await world.until(met)
-    assert [sorted(name for _, name in one.came) for one in good] == [names] * 3
+    assert [[name for _, name in one.came] for one in good] == [names] * 3
+    assert max(at - emitted[name] for one in good for at, name in one.came) < 0.1
     await world.crash()
