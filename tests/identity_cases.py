@@ -421,8 +421,9 @@ CASES: Final[Mapping[int, Case]] = {
 }
 """43 is in the tests of splits, 57 and 58 in those of deletion, 59 and 65 are tests of their own over these."""
 
-_LATEST: Final = config(
-    **{"ios.push_token": IdTypeConfig(latest_owner=True, limit=2), "ios.idfa": IdTypeConfig(latest_owner=True)}
+_LATEST: Final = IdentityConfig(
+    types=dict(config().types)
+    | {"ios.push_token": IdTypeConfig(latest_owner=True, limit=2), "ios.idfa": IdTypeConfig(latest_owner=True)}
 )
 
 LATEST_OWNER: Final[Mapping[str, Case]] = {

@@ -1,11 +1,13 @@
 """The identity specification's hard cases through the pipeline's transaction, on SQLite and on PostgreSQL: one event after the
 other, all in one poll, replayed, and by two writers at once."""
 
+import multiprocessing
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import combinations, count
+from multiprocessing.synchronize import Barrier
 
 import orjson
 import pytest
@@ -23,8 +25,12 @@ from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
 from schemas.events import Event, encode_event
 from schemas.reasons import Reason
-from tests.identity_cases import CASES, Case, State, check, events, refused, shown
+from tests.identity_cases import CASES, LATEST_OWNER, Case, State, check, events, refused, shown
 from tests.properties.identity_model import Model, ModelRules, Said
+from tests.unit.test_identity_cases import resolved
+from tests.unit.test_identity_cases import state as state_of
+
+People = list[tuple[str, int]]
 
 
 class Store:
@@ -41,10 +47,7 @@ class Store:
 
     def put(self, partition: int, first: int, found: Sequence[Event], rules: Rules) -> None:
         """Applies events as one poll."""
-        records = [Record(one.key, encode_event(one), 0, first + number) for number, one in enumerate(found)]
-        work = parse([Batch("events", partition, records, first + len(records))], rules=rules)
-        assert not work.refusals
-        self.database.run_sync(lambda connection: apply(connection, work, {}, rules))
+        put(self.database, partition, first, found, rules)
 
     def play(self, case: Case, name: str, *, polls: bool) -> State:
         """A case as one poll per event, or as few polls as its configurations allow."""
@@ -57,6 +60,14 @@ class Store:
 
     def state(self, name: str) -> State:
         return self.database.read_sync(lambda connection: state(connection, name))
+
+
+def put(database: Database, partition: int, first: int, found: Sequence[Event], rules: Rules) -> None:
+    """Applies events as one poll."""
+    records = [Record(one.key, encode_event(one), 0, first + number) for number, one in enumerate(found)]
+    work = parse([Batch("events", partition, records, first + len(records))], rules=rules)
+    assert not work.refusals
+    database.run_sync(lambda connection: apply(connection, work, {}, rules))
 
 
 def state(connection: Connection, name: str) -> State:
@@ -204,6 +215,49 @@ def test_hard_case_52_creations_at_once_give_one_profile(store: Store):
     assert people(found) == [("a9 u9", 50)]
 
 
+ALTERNATING = {number: case for number, case in CASES.items() if case.change is None and number != 52} | {
+    46 * 100 + turn: case for turn, case in enumerate(LATEST_OWNER.values())
+}
+"""Cases whose events two writers may bring, those of the option of case 46 among them."""
+
+
+def test_hard_cases_by_two_processes_come_to_what_some_order_of_the_events_gives(store: Store):
+    """As by two writers, and nothing is shared but the database."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier, partitions = spawn.Barrier(2), [store.partition(), store.partition()]
+    url = store.database.url
+    processes = [spawn.Process(target=bring, args=(url, half, partitions[half], barrier)) for half in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    for number, case in ALTERNATING.items():
+        name = f"q{number}."
+        found = people(store.state(name))
+        assert found in orders(case, name), f"case {number}: {found}"
+
+
+def bring(url: str, half: int, partition: int, barrier: Barrier) -> None:
+    """One process: every other event of each case, begun together with the other process."""
+    database = Database(url, threads=1)
+    offset = 0
+    for number, case in ALTERNATING.items():
+        rules = Rules(case.config)
+        barrier.wait(30)
+        for one in events(case, f"q{number}.")[half::2]:
+            put(database, partition, offset, [one], rules)
+            offset += 1
+    database.close()
+
+
+def orders(case: Case, name: str) -> list[People]:
+    """What the graph in memory makes of every order that keeps the order within each process."""
+    found = events(case, name)
+    turns = combinations(range(len(found)), len(found[0::2]))
+    return [people(state_of(resolved(case, woven(found, set(turn))), name)) for turn in turns]
+
+
 def race(store: Store, case: Case, name: str) -> State:
     """The events of a case by turns in two partitions, by a thread each."""
     found = events(case, name)
@@ -229,9 +283,6 @@ def at_once(store: Store, parts: Sequence[Sequence[Event]], rules: Rules) -> Non
     for thread in threads:
         thread.join(60)
     assert failed == []
-
-
-People = list[tuple[str, int]]
 
 
 def people(found: State) -> People:

@@ -3,7 +3,6 @@ polls, by two writers at once, and what is told, explained and forgotten of a mo
 
 import random
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import pytest
@@ -19,11 +18,9 @@ from pipeline.store.verify import verify
 from schemas.changes import ProfileChange, Removed, identifier_hash
 from schemas.events import Event, ExternalId
 from schemas.identity import IdentityConfig, IdTypeConfig
-from tests.contracts.test_identity_cases import Store, at_once, dump, people, store, woven  # noqa: F401 - the fixture is used by name
+from tests.contracts.test_identity_cases import Store, at_once, dump, orders, people, store  # noqa: F401 - the fixture is used by name
 from tests.contracts.test_intake import batch, database, event  # noqa: F401 - the fixture is used by name
 from tests.identity_cases import LATEST_OWNER, Case, check, events
-from tests.unit.test_identity_cases import resolved
-from tests.unit.test_identity_cases import state as state_of
 
 TITLES = sorted(LATEST_OWNER)
 NAMES = {title: f"l{number}." for number, title in enumerate(TITLES)}
@@ -45,15 +42,8 @@ def test_ids_of_their_latest_owners_by_two_writers_come_to_what_some_order_of_th
             name = f"t{turn}{NAMES[title]}"
             found = events(case, name)
             at_once(store, [found[0::2], found[1::2]], case.rules(0))
-            assert people(store.state(name)) in serial(case, name), title
+            assert people(store.state(name)) in orders(case, name), title
     assert differences(store, Rules(case.config)) == []
-
-
-def serial(case: Case, name: str) -> list[list[tuple[str, int]]]:
-    """What the graph in memory makes of every order that keeps the order within each partition."""
-    found = events(case, name)
-    turns = combinations(range(len(found)), len(found[0::2]))
-    return [people(state_of(resolved(case, woven(found, set(turn))), name)) for turn in turns]
 
 
 def differences(store: Store, rules: Rules) -> list[Any]:  # noqa: F811

@@ -1,7 +1,9 @@
 """The identity specification's hard cases over the graph in memory."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +22,10 @@ def play(case: Case) -> Graph:
     return resolved(case, events(case, NAME))
 
 
-def resolved(case: Case, found: Sequence[Event]) -> Graph:
+def resolved(case: Case, order: Sequence[Event]) -> Graph:
     """The graph after events in any order."""
     graph, seen = Graph(), set()
-    for number, event in enumerate(found):
+    for number, event in enumerate(order):
         rules, key = case.rules(number), message_key(event.source, event.message_id)
         found = Extract(rules)(event)
         assert not isinstance(found, Reason)
@@ -52,6 +54,14 @@ def state(graph: Graph, name: str = NAME) -> State:
 @pytest.mark.parametrize("number", CASES, ids=lambda number: f"{number} {CASES[number].title}")
 def test_hard_case(number: int):
     check(CASES[number], state(play(CASES[number])))
+
+
+def test_every_hard_case_of_the_specification_is_tested():
+    """As data, or by a test of its own that says its number."""
+    named = re.compile(r"^(?:async )?def test_(?:hard_)?case_(\d+)_", re.MULTILINE)
+    tests = Path(__file__).parents[1]
+    own = {int(number) for path in tests.rglob("test_*.py") for number in named.findall(path.read_text())}
+    assert CASES.keys() | own == set(range(1, 66))
 
 
 @pytest.mark.parametrize("title", LATEST_OWNER)
