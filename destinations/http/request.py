@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -49,14 +50,19 @@ class Request:
 def _lines(headers: Mapping[str, str]) -> str:
     lines = ""
     for name, value in headers.items():
-        if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
-            raise ExchangeFailed(f"{UNSENDABLE}: a header's name has other signs than letters, digits and '-'")
         if not (value.isascii() and value.isprintable()):
-            raise ExchangeFailed(f"{UNSENDABLE}: the value of header {name} is not printable ASCII")
-        if name.lower() in _FRAMING:
-            raise ExchangeFailed(f"{UNSENDABLE}: header {name} is for the client to set")
-        lines += f"{name}: {value}\r\n"
+            raise ExchangeFailed(f"{UNSENDABLE}: the value of header {_named(name)} is not printable ASCII")
+        lines += f"{_named(name)}: {value}\r\n"
     return lines
+
+
+@lru_cache(256)
+def _named(name: str) -> str:
+    if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+        raise ExchangeFailed(f"{UNSENDABLE}: a header's name has other signs than letters, digits and '-'")
+    if name.lower() in _FRAMING:
+        raise ExchangeFailed(f"{UNSENDABLE}: header {name} is for the client to set")
+    return name
 
 
 def _method(method: str) -> str:
