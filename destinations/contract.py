@@ -7,7 +7,7 @@ the ledger. Nothing to inherit, nothing to register: a module in `destinations/`
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -106,6 +106,13 @@ RawEvent = Mapping[str, Any]
 """A whole event as `schemas.events.materialize` makes it, for destinations that take events as they are."""
 
 
+class EncodedEvent(NamedTuple):
+    """The same as JSON, for actions that only send it on."""
+
+    message_id: str
+    json: bytes
+
+
 Deliver = Callable[[Sequence[RawEvent]], Awaitable[Sequence[Outcome]]]
 
 
@@ -153,6 +160,8 @@ class Action(Generic[C, P]):
     sync_modes: Sequence[SyncMode] = ()
     """How a mapping may keep the service's records in step, the first being what holds where it does not say. Its payload is a
     Synced."""
+    encoded: bool = False
+    """Whole events come as EncodedEvent: they are encoded while they are at hand, and need not be kept as objects."""
     max_bytes: int | None = None
     """Of a batch, as JSON of its payloads; a larger payload goes alone. None: the action minds that itself, or nobody has to."""
 

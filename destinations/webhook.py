@@ -23,13 +23,13 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator
 from destinations.contract import (
     Action,
     Definition,
+    EncodedEvent,
     Env,
     Filtered,
     Outcome,
     Payload,
     Person,
     Preset,
-    RawEvent,
     Retry,
     Settings,
     mapped,
@@ -124,21 +124,22 @@ async def check(webhook: Webhook) -> None:
         raise CredentialsRejected(f"http {answer.status}")
 
 
-async def send_events(webhook: Webhook, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+async def send_events(webhook: Webhook, batch: Sequence[EncodedEvent]) -> Sequence[Outcome]:
     """Posts the batch in requests of at most `batch_size` events, one after another."""
-    return await _send_all(webhook, [event["messageId"] for event in batch], batch)
+    return await _send_all(webhook, [one.message_id for one in batch], [one.json for one in batch])
 
 
 async def send_data(webhook: Webhook, batch: Sequence[Data]) -> Sequence[Outcome]:
     """The same with what mappings made of events."""
-    return await _send_all(webhook, [one.message_id for one in batch], [one.data for one in batch])
+    return await _send_all(webhook, [one.message_id for one in batch], [json_dumps(one.data) for one in batch])
 
 
-async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequence[Any]) -> Sequence[Outcome]:
+async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequence[bytes]) -> Sequence[Outcome]:
     """Once a request has to come back later, so do the events after it: one of them may be of the same profile. A request
     that is rejected holds nothing back."""
     outcomes: list[Outcome] = []
-    for start, bodies in requests(batch, webhook.settings.batch_size):
+    for bodies in requests(batch, webhook.settings.batch_size):
+        start = len(outcomes)
         part = message_ids[start : start + len(bodies)]
         try:
             outcome = await _post(webhook, webhook.events, idempotency_key(part), b"[" + b",".join(bodies) + b"]")
@@ -152,19 +153,17 @@ async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequenc
     return outcomes
 
 
-def requests(batch: Sequence[Any], most: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Cuts a batch into requests of at most `most` events and about MAX_BODY_BYTES: the index of the first event and
-    the events as JSON. An event larger than that goes alone."""
-    start, size, bodies = 0, 0, list[bytes]()
-    for index, event in enumerate(batch):
-        body = json_dumps(event)
+def requests(batch: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
+    """Cuts events as JSON into requests of at most `most` events and about MAX_BODY_BYTES. An event larger than that goes alone."""
+    size, bodies = 0, list[bytes]()
+    for body in batch:
         if bodies and (len(bodies) == most or size + len(body) > MAX_BODY_BYTES):
-            yield start, bodies
-            start, size, bodies = index, 0, []
+            yield bodies
+            size, bodies = 0, []
         bodies.append(body)
         size += len(body)
     if bodies:
-        yield start, bodies
+        yield bodies
 
 
 def signature(secret: str, timestamp: int, body: bytes) -> str:
@@ -275,6 +274,7 @@ definition: Final[Definition[WebhookSettings, Webhook]] = Definition(
             types=TYPES,
             max_batch=1_000,
             deliver=send_events,
+            encoded=True,
             atomic=True,
             concurrency=8,
         ),

@@ -15,7 +15,7 @@ from pipeline.delivery.done import Done
 from pipeline.delivery.insert import through
 from pipeline.delivery.lanes import Item, Lane
 from pipeline.delivery.mapping import NO_MATCHING_MAPPING, Route, Routing
-from pipeline.delivery.shared import whole
+from pipeline.delivery.shared import passing, whole
 from pipeline.functions.installed import Insert
 from schemas.errors import CredentialsRejected
 from schemas.events import Resolved
@@ -119,7 +119,7 @@ async def _straight(route: Route, types: Collection[str], client: Any, made: Att
             made.outcomes[index] = _untaken()
         elif route.name not in item.done:
             try:
-                payloads.append(whole(resolved) if route.build is None else route.build(whole(resolved)))
+                payloads.append(route.payload(passing(resolved)))
                 places.append(index)
             except ValueError as error:
                 made.outcomes[index] = Rejected(str(error))
@@ -187,7 +187,7 @@ def _jobs(going: Sequence[_Going], made: Attempt) -> list[deque[_Job]]:
             if route.name in one.item.done:
                 continue
             try:
-                job = _Job(one, route, event if route.build is None else route.build(event))
+                job = _Job(one, route, route.payload(event))
             except ValueError as error:
                 one.outcomes[route.name] = Rejected(str(error))
                 continue

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from destinations.contract import Action
+from destinations.contract import Action, EncodedEvent, RawEvent
 from pipeline.language.filters import steps_of
 from schemas.config import DestinationLimits, MappingConfig
-from schemas.exact_json import json_dumps
+from schemas.exact_json import json_dumps, json_loads
 
 PAYLOAD_VALIDATION_FAILED: Final = "PAYLOAD_VALIDATION_FAILED"
 
@@ -48,7 +48,9 @@ class Batching:
 
     def size(self, payload: Any) -> int:
         """Bytes that a payload counts for, the comma included; 0 where nobody counts. ValueError when it cannot be JSON."""
-        return 0 if self.max_bytes is None else len(_json(payload)) + 1
+        if self.max_bytes is None:
+            return 0
+        return len(payload.json if isinstance(payload, EncodedEvent) else _json(payload)) + 1
 
     def kind(self, payload: Any) -> bytes:
         """The same for payloads that may go together. ValueError as above."""
@@ -74,8 +76,18 @@ def switches(action: Action[Any, Any], mapping: MappingConfig) -> Mapping[str, A
     return {name: mapping.mapping[name] for name in SWITCHES if name in mapping.mapping and name not in fields}
 
 
+def encoded(event: RawEvent) -> EncodedEvent:
+    """A whole event as JSON. ValueError as above."""
+    try:
+        return EncodedEvent(event["messageId"], json_dumps(event))
+    except (TypeError, ValueError) as error:
+        raise _no_json() from error
+
+
 def _at(value: Any, steps: Sequence[str]) -> Any:
     """What stands at a path of a payload, as JSON; None where there is nothing."""
+    if isinstance(value, EncodedEvent):
+        value = json_loads(value.json)
     for step in steps:
         if isinstance(value, BaseModel):
             value = getattr(value, step, None)
@@ -90,7 +102,11 @@ def _json(value: Any) -> bytes:
     try:
         return json_dumps(_plain(value), sort_keys=True)
     except (TypeError, ValueError) as error:  # half of a surrogate pair, mostly
-        raise ValueError(f"{PAYLOAD_VALIDATION_FAILED}: no JSON") from error
+        raise _no_json() from error
+
+
+def _no_json() -> ValueError:
+    return ValueError(f"{PAYLOAD_VALIDATION_FAILED}: no JSON")
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
 from pipeline.delivery.attempt import Attempt, attempt
-from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, reading, rules
+from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, rules
 from pipeline.delivery.lanes import Item, Lane, Lanes
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World, bounded, rate_of
@@ -27,6 +27,7 @@ from pipeline.delivery.observing import Observer
 from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
+from pipeline.delivery.shared import reading
 from pipeline.delivery.throttle import Throttle
 from pipeline.delivery.turns import Shares
 from pipeline.functions.installed import Insert

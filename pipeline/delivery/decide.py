@@ -45,8 +45,6 @@ def decode(record: Record) -> Resolved | Unreadable:
 
 
 _latest: Final[Latest[Resolved | Unreadable]] = Latest(lambda value: decode(Record(b"", value, 0)))
-reading: Final = _latest.reading
-"""To be entered by each destination that reads `decoded` records."""
 
 
 def decoded(partition: int, records: Sequence[Record]) -> list[Resolved | Unreadable]:

@@ -19,7 +19,7 @@ from destinations.contract import (
     Synced,
     filled_fields,
 )
-from pipeline.delivery.batching import PAYLOAD_VALIDATION_FAILED, SWITCHES, Batching, batching, switches
+from pipeline.delivery.batching import PAYLOAD_VALIDATION_FAILED, SWITCHES, Batching, batching, encoded, switches
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.membership import INVALID_AUDIENCE_MEMBERSHIP, membership
 from pipeline.delivery.shared import whole
@@ -46,6 +46,12 @@ class Route:
     trigger: Filter | None
     build: Build | None  # None: the event itself
     batching: Batching
+
+    def payload(self, event: RawEvent) -> Any:
+        """What the action gets of an event. ValueError says, in words without values, why there is nothing."""
+        if self.build is not None:
+            return self.build(event)
+        return encoded(event) if self.action.encoded else event
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,33 @@ KEPT: Final = 8 << 20  # bytes of records
 V = TypeVar("V")
 
 _STRETCH: Final = (
-    6  # bits of an offset: 64 records are kept, and go again, together, since each by itself would cost a microsecond
+    6  # bits of an offset: 64 records are kept, and go, together, since each by itself would cost a microsecond
 )
+
+
+class Readers:
+    """Those that read in this process now. Nothing is kept for one alone."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """To be entered by each."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+    @property
+    def several(self) -> bool:
+        """There is somebody to share with."""
+        return self.count > 1
+
+
+_readers: Final = Readers()
+reading: Final = _readers.reading
 
 
 class _Stretch(Generic[V]):
@@ -35,26 +60,16 @@ class _Stretch(Generic[V]):
 class Latest(Generic[V]):
     """Keeps what was made of records, until more than `most` bytes of them were. A place that holds another record is made again."""
 
-    def __init__(self, make: Callable[[bytes], V], most: int = KEPT) -> None:
-        self._make, self._most, self._size, self._readers = make, most, 0, 0
+    def __init__(self, make: Callable[[bytes], V], most: int = KEPT, readers: Readers = _readers) -> None:
+        self._make, self._most, self._size, self._readers = make, most, 0, readers
         # a plain dict looks for its oldest entry past all that went before it
         self._kept: OrderedDict[tuple[int, int], _Stretch[V]] = OrderedDict()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """To be entered by each that reads. Nothing is kept for one alone."""
-        self._readers += 1
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            if self._readers < 2:
-                self._kept.clear()
-                self._size = 0
-
     def of(self, partition: int, records: Sequence[Record]) -> list[V]:
         """What is made of the values of records, which are of one partition and in order."""
-        if self._readers < 2:
+        if not self._readers.several:
+            self._kept.clear()
+            self._size = 0
             return [self._make(record.value) for record in records]
         all_made: list[V] = []
         number, stretch = -1, _Stretch[V]()
@@ -87,3 +102,9 @@ def whole(resolved: Resolved) -> RawEvent:
     if made is None:
         made = resolved.whole = materialize(resolved)
     return made
+
+
+def passing(resolved: Resolved) -> RawEvent:
+    """`whole` for a use after which nobody here asks again: kept for others only, since what goes at once is freed while it is at
+    hand."""
+    return whole(resolved) if resolved.whole is not None or _readers.several else materialize(resolved)

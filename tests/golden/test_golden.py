@@ -24,10 +24,11 @@ import pytest
 import yaml
 from aiohttp import web
 
-from destinations.contract import Action, Delivered, Env, Filtered, Outcome, Rejected
+from destinations.contract import Action, Delivered, EncodedEvent, Env, Filtered, Outcome, Rejected
 from destinations.guard import Outbound, session
 from destinations.registry import definition
 from schemas.errors import MillraceError
+from schemas.exact_json import json_dumps
 
 HERE = Path(__file__).parent
 CASES = sorted(path.relative_to(HERE) for path in HERE.glob("*/*.yaml"))
@@ -93,8 +94,14 @@ def shown(outcome: Outcome) -> Any:
     return {"retry": outcome.reason} | ({} if outcome.after is None else {"after": outcome.after})
 
 
+def given(action: Action[Any, Any], event: Any) -> Any:
+    if action.payload is not None:
+        return action.payload.model_validate(event)
+    return EncodedEvent(event["messageId"], json_dumps(event)) if action.encoded else event
+
+
 async def delivered(action: Action[Any, Any], client: Any, batch: Sequence[Any]) -> Any:
-    payloads = batch if action.payload is None else [action.payload.model_validate(one) for one in batch]
+    payloads = [given(action, one) for one in batch]
     try:
         return [shown(one) for one in await action.deliver(client, payloads)]
     except MillraceError as error:

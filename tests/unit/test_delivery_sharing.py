@@ -1,14 +1,14 @@
 """Destinations of one process share what they read."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent
 from pipeline.delivery import decide
-from pipeline.delivery.shared import Latest
+from pipeline.delivery.shared import Latest, Readers
 from pipeline.log import Record
 from schemas.events import Resolved, decode_resolved
 from tests.unit.delivery_world import DeliveryWorld
@@ -16,6 +16,14 @@ from tests.unit.delivery_world import DeliveryWorld
 
 def records(*values: bytes, start: int = 0) -> list[Record]:
     return [Record(b"", value, 0, offset) for offset, value in enumerate(values, start)]
+
+
+@pytest.fixture
+def readers() -> Iterator[Readers]:
+    """Two of them."""
+    readers = Readers()
+    with readers.reading(), readers.reading():
+        yield readers
 
 
 def noting(made: list[bytes]) -> Callable[[bytes], bytes]:
@@ -26,58 +34,54 @@ def noting(made: list[bytes]) -> Callable[[bytes], bytes]:
     return make
 
 
-def test_what_one_has_made_serves_the_others() -> None:
+def test_what_one_has_made_serves_the_others(readers: Readers) -> None:
     made: list[bytes] = []
-    latest = Latest(noting(made))
-    with latest.reading(), latest.reading():
-        assert [latest.of(0, records(b"a", b"b")) for _ in range(2)] == [[b"A", b"B"]] * 2
-        assert latest.of(1, records(b"c", b"d")) == [b"C", b"D"]
+    latest = Latest(noting(made), readers=readers)
+    assert [latest.of(0, records(b"a", b"b")) for _ in range(2)] == [[b"A", b"B"]] * 2
+    assert latest.of(1, records(b"c", b"d")) == [b"C", b"D"]
     assert made == [b"a", b"b", b"c", b"d"]
 
 
-def test_a_place_that_holds_something_else_by_now_is_read_again() -> None:
+def test_a_place_that_holds_something_else_by_now_is_read_again(readers: Readers) -> None:
     """Another log, or a record that was erased where it stands."""
-    latest = Latest(bytes.upper)
-    with latest.reading(), latest.reading():
-        assert [latest.of(1, records(one)) for one in (b"a", b"b", b"a")] == [[b"A"], [b"B"], [b"A"]]
+    latest = Latest(bytes.upper, readers=readers)
+    assert [latest.of(1, records(one)) for one in (b"a", b"b", b"a")] == [[b"A"], [b"B"], [b"A"]]
 
 
-def test_what_is_kept_is_bounded_by_bytes_and_the_oldest_goes_first() -> None:
+def test_what_is_kept_is_bounded_by_bytes_and_the_oldest_goes_first(readers: Readers) -> None:
     made: list[bytes] = []
-    latest = Latest(noting(made), most=10)
+    latest = Latest(noting(made), most=10, readers=readers)
     a, b, c = (records(one * 4, start=place) for place, one in ((0, b"a"), (100, b"b"), (200, b"c")))
-    with latest.reading(), latest.reading():
-        for one in (a, b, c, c, b, a):
-            latest.of(0, one)
+    for one in (a, b, c, c, b, a):
+        latest.of(0, one)
     assert made == [b"aaaa", b"bbbb", b"cccc", b"aaaa"]
 
 
-def test_what_is_larger_than_the_bound_is_made_and_not_kept() -> None:
+def test_what_is_larger_than_the_bound_is_made_and_not_kept(readers: Readers) -> None:
     made: list[bytes] = []
-    latest = Latest(noting(made), most=10)
-    with latest.reading(), latest.reading():
-        assert [latest.of(0, records(b"x" * 11)) for _ in range(2)] == [[b"X" * 11]] * 2
+    latest = Latest(noting(made), most=10, readers=readers)
+    assert [latest.of(0, records(b"x" * 11)) for _ in range(2)] == [[b"X" * 11]] * 2
     assert made == [b"x" * 11] * 2
 
 
 def test_one_that_reads_alone_keeps_nothing() -> None:
     made: list[bytes] = []
-    latest = Latest(noting(made))
-    with latest.reading():
-        with latest.reading():
+    readers = Readers()
+    latest = Latest(noting(made), readers=readers)
+    with readers.reading():
+        with readers.reading():
             latest.of(0, records(b"a"))
         for _ in range(2):
             latest.of(0, records(b"a"))
     assert made == [b"a", b"a", b"a"]
 
 
-def test_what_cannot_be_made_is_tried_again() -> None:
-    latest = Latest(int)
-    with latest.reading(), latest.reading():
-        for _ in range(2):
-            with pytest.raises(ValueError, match="invalid literal"):
-                latest.of(0, records(b"x"))
-        assert latest.of(0, records(b"7")) == [7]
+def test_what_cannot_be_made_is_tried_again(readers: Readers) -> None:
+    latest = Latest(int, readers=readers)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="invalid literal"):
+            latest.of(0, records(b"x"))
+    assert latest.of(0, records(b"7")) == [7]
 
 
 async def test_an_event_that_five_destinations_read_is_decoded_once_and_all_get_the_same_object(
