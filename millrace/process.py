@@ -1,6 +1,7 @@
 """The life of one process: its event loop, its signals, its tie to the supervisor."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -16,6 +17,8 @@ log = structlog.get_logger()
 
 DEADLINE: Final = 20.0  # seconds from the first signal to the end
 READY: Final = b"ready\n"
+KEPT_FREE: Final = 32 << 20  # bytes that the allocator keeps for what comes next
+_M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2  # of malloc.h
 
 Main = Callable[[asyncio.Event, Callable[[], None]], Awaitable[None]]
 """What a role does: works until the event is set, and calls back once it is ready."""
@@ -72,10 +75,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def settle() -> None:
     """Called once a role is set up: what exists now stays, and need not be looked through at every collection of garbage.
-    Records are no garbage in cycles, so a higher threshold costs no memory."""
+    Records are no garbage in cycles, so a higher threshold costs no memory. What is freed stays ours up to a bound: glibc returns it to the
+    system, and each poll of the log would have the kernel clear the same pages anew."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:  # glibc's
+        mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
+        mallopt(_M_TOP_PAD, KEPT_FREE // 4)
 
 
 class _Tie:

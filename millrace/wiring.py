@@ -15,7 +15,6 @@ from millrace.settings import Settings, functions_folder
 from schemas.errors import ConfigError, MillraceError, Unavailable
 
 if TYPE_CHECKING:
-
     from collector.oauth import OAuth
     from collector.sources import Policy
     from destinations.guard import Outbound
@@ -120,12 +119,14 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
     """Resolved events out to every destination."""
     from destinations.guard import session
+    from millrace.process import settle
     from pipeline.alerts.watch import run_watch
     from pipeline.delivery.engine import World, run_delivery
 
     async with open_log(settings) as events:
         with open_database(settings, repeatable=True) as database:
             await asyncio.to_thread(usable, settings, database)
+            settle()
             ready()
             world = World(http=partial(session, outbound(settings)), functions=functions(settings))
             folder = settings.environment.data
