@@ -32,7 +32,7 @@ from benchmarks.pipeline import AT, databases, event
 from benchmarks.results import Result, finish, result
 from pipeline.log import Log, Record, open_log
 from schemas.events import Event, encode_event
-from schemas.topics import EVENTS
+from schemas.topics import EVENTS, RESOLVED
 
 TOKEN: Final = "benchmark"
 CONNECTIONS: Final = 64
@@ -171,6 +171,11 @@ def _cpu(process: psutil.Process) -> float:
     return float(used.user + used.system)
 
 
+async def emitted(log: Log) -> int:
+    """How many records the pipeline has emitted so far."""
+    return sum(end for _, end in (await log.bounds(RESOLVED)).values())
+
+
 async def feed(log: Log, per_second: int) -> None:
     """Events for the pipeline, at a steady rate until it is cancelled."""
     chance, number = random.Random(7), 0
@@ -211,7 +216,9 @@ async def measure(database: str, folder: Path, asked: argparse.Namespace) -> lis
             feeding = asyncio.create_task(feed(log, asked.events))
             try:
                 floor = await ask_at(port, server, health(), asked.rate, asked.seconds)
+                began, before = time.perf_counter(), await emitted(log)
                 load = await ask_at(port, server, somebody(), asked.rate, asked.seconds)
+                through = (await emitted(log) - before) / (time.perf_counter() - began)
             finally:
                 feeding.cancel()
                 await asyncio.wait((feeding,))
@@ -222,6 +229,7 @@ async def measure(database: str, folder: Path, asked: argparse.Namespace) -> lis
         result(f"{title}: p99", load.p99, "ms", floor=floor.p99),
         result(f"{title}: answered", load.rate, "requests/s", floor=floor.rate),
         result(f"{title}: CPU of the server", load.cpu, "µs/request", floor=floor.cpu),
+        result(f"{title}: through the pipeline meanwhile (floor: as fed)", through, "events/s", floor=asked.events),
     ]
 
 
