@@ -23,6 +23,7 @@ from pipeline.store.graph import read_profiles
 from pipeline.store.intake import apply
 from pipeline.store.migrate import migrate
 from pipeline.store.rules import in_force
+from pipeline.store.shadow import Shadow
 from pipeline.store.verify import verify
 from schemas.events import Event, encode_event, encode_resolved
 from schemas.topics import EVENTS, RESOLVED
@@ -106,3 +107,16 @@ def test_everybody_is_who_they_would_be_had_the_rules_always_been(
             asyncio.run(work())
             assert people(live) == people(always)
             assert differences(live, rules) == []
+
+
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(histories, configurations)
+def test_under_the_same_rules_the_evidence_alone_makes_the_same_people(history: list[Any], rules: Configured) -> None:
+    """As if retention had removed every event."""
+    events = [event(call, "h", number) for number, call in enumerate(history)]
+    with TemporaryDirectory() as name, closing(opened(Path(name) / "live.sqlite")) as live:
+        in_use = live.run_sync(lambda connection: in_force(connection, rules.product.config))
+        put(live, events, in_use)
+        with closing(Shadow(Path(name) / "shadow.sqlite", in_use)) as shadow:
+            shadow.begin(live, 1 << 62)
+            assert [one[0] for one in people(shadow.database)[:-1]] == [one[0] for one in people(live)[:-1]]
