@@ -25,7 +25,7 @@ from tests.services.process import end_group, spawn
 PATIENCE: Final = 60.0  # seconds; a machine under load is slow, not wrong
 SOURCES: Final = 200  # each test takes a fresh one
 NAMED: Final = {"customerio": "pk_us_0c1a2b3c4d"}  # write keys whose form means something to an SDK
-OAUTH: Final = "reports"  # a source that takes events by OAuth only; its client and key have the same name
+OAUTH: Final = ("reports", "billing", "shipping")  # take events by OAuth only; client and key are named as the source
 TOKEN: Final = "token-of-the-sdk-tests"
 
 T = TypeVar("T")
@@ -144,6 +144,7 @@ class Running:
         self._data = folder / "data"
         self.oauth_key = RSAKey.generate_key(2048, private=True)
         self._unused = iter(range(SOURCES))
+        self._unused_oauth = iter(OAUTH)
         if browser_sdk is not None:
             shutil.copytree(browser_sdk, self._data / "browser-sdk")
         config = folder / "millrace.yaml"
@@ -165,7 +166,8 @@ class Running:
         return Source(self, name, NAMED[name])
 
     def oauth(self) -> Source:
-        return Source(self, OAUTH, _write_key(OAUTH))
+        name = next(self._unused_oauth)
+        return Source(self, name, _write_key(name))
 
     def books(self, source: str) -> tuple[Mapping[str, int], Sequence[Mapping[str, int]]]:
         """The intake of a source, and its row at each destination."""
@@ -209,12 +211,15 @@ class Running:
         keys = {name: _write_key(name) for name in names} | NAMED
         public = self.oauth_key.as_pem(private=False).decode()
         closed = {
-            "write_key": _write_key(OAUTH),
-            "oauth_clients": {OAUTH: {"keys": {OAUTH: public}}},
-            "require_oauth": True,
+            name: {
+                "write_key": _write_key(name),
+                "oauth_clients": {name: {"keys": {name: public}}},
+                "require_oauth": True,
+            }
+            for name in OAUTH
         }
         return {
-            "sources": {name: {"write_key": key} for name, key in keys.items()} | {OAUTH: closed},
+            "sources": {name: {"write_key": key} for name, key in keys.items()} | closed,
             "destinations": {
                 "webhook": {"type": "webhook", "settings": {"url": self.sink.url}},
                 "warehouse": {"type": "duckdb", "settings": {"path": "warehouse.duckdb"}},

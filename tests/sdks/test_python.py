@@ -7,7 +7,7 @@ import pytest
 
 from tests.sdks import drive
 from tests.sdks.calls import calls, check_events, check_rows, event_of, now
-from tests.sdks.running import OAUTH, Running, Source
+from tests.sdks.running import Running, Source
 
 pytestmark = pytest.mark.sdks
 
@@ -40,8 +40,8 @@ def test_segment_gets_a_token_and_arrives_where_no_write_key_does(
     path, source = python_packages("python"), running.oauth()
     made, called = calls(source.name), now()
     proof = {
-        "oauth_client_id": OAUTH,
-        "oauth_key_id": OAUTH,
+        "oauth_client_id": source.name,
+        "oauth_key_id": source.name,
         "oauth_client_key": running.oauth_key.as_pem(private=True).decode(),
         "oauth_auth_server": running.address,
     }
