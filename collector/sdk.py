@@ -49,29 +49,36 @@ def sdk_routes(
         await _take_pixel(request, take, trusted_hops)
         return _answer(request, _GIF, [(b"content-type", b"image/gif"), (b"cache-control", b"no-store")])
 
-    paths: list[BaseRoute] = []
-    for prefix in _PREFIXES:
-        for slash in ("", "/"):
-            paths += (
-                Path(f"{prefix}/projects/{{write_key}}/settings{slash}", _with_preflight(settings), methods=_GET),
-                Path(
-                    f"{prefix}/{{write_key}}/settings{slash}", _with_preflight(settings), methods=_GET
-                ),  # React Native
-                Path(f"{prefix}/m{slash}", _with_preflight(metrics), methods=["POST", "OPTIONS"]),
-                Path(f"{prefix}/pixel/{{type}}{slash}", _with_preflight(pixel), methods=_GET),
-            )
-    return paths
+    endpoints = (
+        ("projects/{write_key}/settings", _only("GET", settings)),
+        ("{write_key}/settings", _only("GET", settings)),  # React Native
+        ("m", _only("POST", metrics)),
+        ("pixel/{type}", _only("GET", pixel)),
+    )
+    return [
+        Path(f"{prefix}/{path}{slash}", endpoint, methods=_METHODS)
+        for prefix in _PREFIXES
+        for slash in ("", "/")
+        for path, endpoint in endpoints
+    ]
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-_GET: Final = ["GET", "OPTIONS"]
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def _with_preflight(endpoint: Endpoint) -> Endpoint:
+def _only(method: str, endpoint: Endpoint) -> Endpoint:
+    """Answers preflights, and other methods with 405 in the form that pages can read."""
+    taken = (method, "HEAD") if method == "GET" else (method,)
+
     async def answer(request: Request) -> Response:
         if request.method == "OPTIONS":
             response = Response()
             response.raw_headers = preflight(dict(request.scope["headers"]))
+            return response
+        if request.method not in taken:
+            response = _json(request, error_body("method_not_allowed", f"this path takes {method}"), status=405)
+            response.headers["allow"] = ", ".join((*taken, "OPTIONS"))
             return response
         return await endpoint(request)
 

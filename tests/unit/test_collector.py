@@ -367,6 +367,22 @@ async def test_other_methods_are_refused(app: Collector, method: str) -> None:
 # ── CORS ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/v1/projects/wk/settings", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/v1/pixel/track", "GET, HEAD, OPTIONS"),
+        ("GET", "/m/", "POST, OPTIONS"),
+    ],
+)
+async def test_the_other_paths_of_sdks_name_the_methods_they_take(
+    app: Collector, method: str, path: str, allow: str
+) -> None:
+    answer = await call(app, method, path, headers={"origin": "https://shop.example"})
+    assert (answer.status, answer.json["code"], answer.headers["allow"]) == (405, "method_not_allowed", allow)
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+
+
 @pytest.mark.parametrize("path", ["/v1/t", "/b", "/v1/import/", "/v1/projects/wk/settings", "/v1/m"])
 async def test_a_preflight_is_answered_on_every_path_of_the_tracking_api(app: Collector, path: str) -> None:
     headers = {"origin": "https://shop.example", "access-control-request-headers": "authorization,x-retry-count"}
