@@ -36,7 +36,7 @@ def sdk_routes(
         write_key = request.path_params["write_key"]
         if write_key not in sources:
             return _json(request, error_body("unknown_source", "the write key is unknown"), status=404)
-        host = request.headers.get("host", "")
+        host = request.headers.get("host", "") + _mounted_under(request)
         categories = consent.get(sources[write_key], ())
         return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request), categories)))
 
@@ -109,6 +109,15 @@ def _scheme(request: Request) -> str:
     """What the asker's own settings say of the way to us; nobody else is concerned, so that whoever ends TLS is believed."""
     forwarded = request.headers.get("x-forwarded-proto")
     return forwarded.rpartition(",")[2].strip().lower() if forwarded else request.url.scheme
+
+
+_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}")
+
+
+def _mounted_under(request: Request) -> str:
+    """The path that a proxy takes away in front of ours. Under one of their own, events are on nobody's list of trackers."""
+    prefix = request.headers.get("x-forwarded-prefix", "").rstrip("/")
+    return prefix if _PREFIX.fullmatch(prefix) else ""
 
 
 def _settings(write_key: str, host: str, scheme: str, categories: Sequence[str]) -> dict[str, Any]:

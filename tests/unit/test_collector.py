@@ -423,6 +423,16 @@ async def test_settings_keep_the_sdks_of_every_platform_with_us(app: Collector) 
     assert b"null" not in answer.body
 
 
+@pytest.mark.parametrize(
+    ("prefix", "host"),
+    [("/shop/data/", "cdp.example/shop/data/v1"), ("//evil.example", "cdp.example/v1"), ("/a?b", "cdp.example/v1")],
+)
+async def test_settings_keep_the_path_that_a_proxy_has_mounted_us_under(app: Collector, prefix: str, host: str) -> None:
+    headers = {"host": "cdp.example", "x-forwarded-prefix": prefix}
+    answer = await call(app, "GET", "/v1/projects/wk/settings", headers=headers)
+    assert answer.json["integrations"]["Segment.io"]["apiHost"] == host
+
+
 async def test_settings_name_the_consent_categories_of_the_sources_destinations(log: RecordingLog) -> None:
     app = create_collector(log=log, sources={"wk": "web", "other": "app"}, consent={"web": ["ads", "analytics"]})
     said = [(await call(app, "GET", f"/v1/projects/{key}/settings")).json["consentSettings"] for key in ("wk", "other")]
