@@ -234,4 +234,5 @@ class Definition(Generic[S, C]):
     how. Asked at least once, and again after Retry. None: it cannot, and receipts say so."""
     hear: "Callable[[S], Hear[C] | None] | None" = None
     """What takes in the changes of who is who, for destinations that keep profiles; None for settings that want none."""
+    exclusive: bool = False  # takes one process at a time, as a file does
     warehouse: bool = False  # of an event's `integrations` object it obeys `Warehouses`, not `All`

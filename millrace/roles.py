@@ -1,6 +1,7 @@
 """How roles become processes: each alone, all under a supervisor, or all in one event loop."""
 
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from millrace.process import run
 from millrace.settings import Settings, load_settings
 
 NAMES = ("collect", "process", "deliver")  # the journey of an event, and the order of stopping
+MOST_DELIVERERS = 4  # unless asked for more: one process sends tens of thousands of events a second
 Ready = Callable[[], None]
 
 log = structlog.get_logger()
@@ -41,18 +43,34 @@ def run_process(environment: Environment, supervisor_fd: int | None) -> None:
     run(main, supervisor_fd)
 
 
-def run_deliver(environment: Environment, supervisor_fd: int | None) -> None:
-    """The delivery engine as this process."""
+def run_deliver(environment: Environment, supervisor_fd: int | None, *, first: bool = True) -> None:
+    """The delivery engine as this process; `first`: of those of this machine."""
     logs.configure("deliver")
     settings = load_settings(environment, delivers=True)
 
     async def main(stop: asyncio.Event, ready: Ready) -> None:
-        await wiring.deliver(settings, stop, ready)
+        await wiring.deliver(settings, stop, ready, first=first)
 
     run(main, supervisor_fd)
 
 
-def run_up(environment: Environment, *, single_process: bool, announce: Callable[[Settings, str], None]) -> None:
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def deliverers_for(cores: int) -> int:
+    """How many processes deliver where nobody said: those cores that the other roles leave."""
+    return max(1, min(cores - 2, MOST_DELIVERERS))
+
+
+def run_up(
+    environment: Environment,
+    *,
+    single_process: bool,
+    deliverers: int | None,
+    announce: Callable[[Settings, str], None],
+) -> None:
     """Everything on this machine. `announce` is told the address once all is ready."""
     from millrace.serve import address_of, listen
 
@@ -71,10 +89,10 @@ def run_up(environment: Environment, *, single_process: bool, announce: Callable
         if single_process:
             _run_in_one(settings, listener, ready)
         else:
-            _run_apart(environment, listener, ready)
+            _run_apart(environment, listener, deliverers or deliverers_for(_cores()), ready)
 
 
-def _run_apart(environment: Environment, listener: socket.socket, ready: Ready) -> None:
+def _run_apart(environment: Environment, listener: socket.socket, deliverers: int, ready: Ready) -> None:
     from millrace.supervisor import Role, supervise
 
     roles = [
@@ -82,6 +100,8 @@ def _run_apart(environment: Environment, listener: socket.socket, ready: Ready) 
         Role(name="process", command=_command(environment, "process")),
         Role(name="deliver", command=_command(environment, "deliver")),
     ]
+    further = [*_command(environment, "deliver"), "--further"]
+    roles += [Role(name=f"deliver-{number}", command=further, beside=True) for number in range(2, deliverers + 1)]
     asyncio.run(supervise(roles, ready=ready, before_stop=listener.close))
 
 

@@ -42,6 +42,7 @@ class Role:
     name: str
     command: Sequence[str]
     descriptors: Sequence[int] = ()  # further file descriptors that it inherits
+    beside: bool = False  # stops together with the role before
 
 
 def pause_before_restart(deaths: int) -> float:
@@ -56,8 +57,8 @@ async def supervise(
     before_stop: Callable[[], None] = lambda: None,
     deadline: float = DEADLINE,
 ) -> None:
-    """Runs the roles until SIGTERM or SIGINT, then stops them one after another, in the order given, within `deadline`
-    seconds; a second signal kills them. `ready` is called once all are. StartFailed when one cannot start."""
+    """Runs the roles until SIGTERM or SIGINT, then stops them one after another, in the order given (those `beside` another with it), within
+    `deadline` seconds; a second signal kills them. `ready` is called once all are. StartFailed when one cannot start."""
     stop, kill = asyncio.Event(), asyncio.Event()
     _obey_signals(stop, kill)
     keepers = [_Keeper(role, kill) for role in roles]
@@ -82,14 +83,30 @@ async def _stop_in_order(
     keepers: Sequence["_Keeper"], tasks: Sequence["asyncio.Task[None]"], deadline: float
 ) -> list[BaseException]:
     end = time.monotonic() + deadline
-    for keeper, task in zip(keepers, tasks, strict=True):
-        keeper.ask_to_stop()
-        await asyncio.wait((task,), timeout=max(0.0, end - time.monotonic()))
-        if not task.done():
-            log.warning("killed at the deadline", name=keeper.role.name, seconds=deadline)
-            keeper.kill()
-            await asyncio.wait((task,))
+    for together in _together(list(zip(keepers, tasks, strict=True))):
+        for keeper, _ in together:
+            keeper.ask_to_stop()
+        ending = [task for _, task in together]
+        await asyncio.wait(ending, timeout=max(0.0, end - time.monotonic()))
+        for keeper, task in together:
+            if not task.done():
+                log.warning("killed at the deadline", name=keeper.role.name, seconds=deadline)
+                keeper.kill()
+        await asyncio.wait(ending)
     return [error for task in tasks if (error := task.exception()) is not None]
+
+
+def _together(
+    kept: Sequence[tuple["_Keeper", "asyncio.Task[None]"]],
+) -> list[list[tuple["_Keeper", "asyncio.Task[None]"]]]:
+    """Those that stop at once, in the order of stopping."""
+    groups: list[list[tuple[_Keeper, asyncio.Task[None]]]] = []
+    for one in kept:
+        if groups and one[0].role.beside:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
 
 
 class _Keeper:

@@ -116,8 +116,8 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
                     )
 
 
-async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None:
-    """Resolved events out to every destination."""
+async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready, *, first: bool = True) -> None:
+    """Resolved events out to every destination. Not the `first` of this machine: to those that take several processes."""
     from destinations.guard import session
     from millrace.process import settle
     from pipeline.alerts.watch import run_watch
@@ -132,7 +132,9 @@ async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
             folder = settings.environment.data
             async with session(outbound(settings)) as http, asyncio.TaskGroup() as group:
                 group.create_task(
-                    run_delivery(events, database, mounted(settings), stop=stop, folder=folder, world=world)
+                    run_delivery(
+                        events, database, mounted(settings), stop=stop, folder=folder, world=world, first=first
+                    )
                 )
                 group.create_task(
                     run_watch(

@@ -802,6 +802,7 @@ definition: Final[Definition[DuckDBSettings, Warehouse]] = Definition(
     description="A warehouse in one local DuckDB file: a table per call type and one per event name.",
     settings=DuckDBSettings,
     warehouse=True,
+    exclusive=True,
     connect=connect,
     check=check,
     preview=preview,

@@ -21,13 +21,29 @@ supervisor_option = click.option("--supervisor-fd", type=int, hidden=True)
 @data_option
 @listen_options
 @click.option("--single-process", is_flag=True, help="All roles in one process, for debugging.")
-def up(config: str | None, data: str | None, host: str | None, port: int | None, single_process: bool) -> None:
+@click.option(
+    "--deliverers",
+    type=click.IntRange(1, 64),
+    help="Processes that deliver; they share the work. [as many as cores beyond two, at most 4]",
+)
+def up(
+    config: str | None,
+    data: str | None,
+    host: str | None,
+    port: int | None,
+    single_process: bool,
+    deliverers: int | None,
+) -> None:
     """Start everything on this machine."""
     from millrace.roles import run_up
 
-    here = environment(config=config, data=data, host=host, port=port)
+    if single_process and deliverers is not None:
+        raise click.UsageError("--deliverers is of no use with --single-process; leave one of them out")
     run_up(
-        here, single_process=single_process, announce=lambda settings, address: click.echo(banner(settings, address))
+        environment(config=config, data=data, host=host, port=port),
+        single_process=single_process,
+        deliverers=deliverers,
+        announce=lambda settings, address: click.echo(banner(settings, address)),
     )
 
 
@@ -67,12 +83,13 @@ def process(config: str | None, data: str | None, supervisor_fd: int | None) -> 
 @click.command()
 @config_option
 @data_option
+@click.option("--further", is_flag=True, hidden=True)
 @supervisor_option
-def deliver(config: str | None, data: str | None, supervisor_fd: int | None) -> None:
-    """Run the delivery alone: events to destinations."""
+def deliver(config: str | None, data: str | None, further: bool, supervisor_fd: int | None) -> None:
+    """Run the delivery alone: events to destinations. Several share the work."""
     from millrace.roles import run_deliver
 
-    run_deliver(environment(config=config, data=data), supervisor_fd)
+    run_deliver(environment(config=config, data=data), supervisor_fd, first=not further)
 
 
 COMMANDS: Final = (up, collect, process, deliver)

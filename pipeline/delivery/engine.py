@@ -40,19 +40,24 @@ async def run_delivery(
     folder: str | Path,
     limits: Limits | None = None,
     world: World | None = None,
+    first: bool = True,
 ) -> None:
     """Delivers `resolved` to every destination until `stop` is set, then writes what is known and returns.
 
     `folder` is the data folder, for destinations that keep files. Raises nothing of a destination's: a destination that
-    cannot work is tried again, with growing intervals, and the ledger's `destination_state` says why."""
+    cannot work is tried again, with growing intervals, and the ledger's `destination_state` says why. Several processes share the
+    partitions; of those that one machine was told to run, only the `first` has destinations that take one process, and replays."""
     limits, world = limits or Limits(), world or World()
     async with asyncio.TaskGroup() as group:
         for one in destinations:
+            if one.definition.exclusive and not first:
+                continue
             group.create_task(_keep(one, events, database, stop, str(folder), limits, world), name=one.group)
-        replaying = run_replays(
-            events, database, destinations, stop=stop, folder=str(folder), limits=limits, world=world
-        )
-        group.create_task(replaying)
+        if first:
+            replaying = run_replays(
+                events, database, destinations, stop=stop, folder=str(folder), limits=limits, world=world
+            )
+            group.create_task(replaying)
         group.create_task(_tidy(database, stop, limits, world))
 
 

@@ -246,6 +246,7 @@ class DeliveryWorld:
     patience: float = 20.0  # seconds that `until` and `finish` wait, of the running loop
     clock: World = field(default_factory=lambda: World(chance=lambda: 1.0))
     did: list[Any] = field(default_factory=list)
+    first: bool = True  # of the processes of this machine
 
     def __post_init__(self) -> None:
         self.log = MemoryLog(self.partitions, self.did)
@@ -351,6 +352,7 @@ class DeliveryWorld:
                 folder=self.folder,
                 limits=self.limits,
                 world=self.clock,
+                first=self.first,
             )
         )
 

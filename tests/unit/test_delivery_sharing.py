@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,26 @@ async def test_an_event_that_five_destinations_read_is_decoded_once_and_all_get_
     assert {name: (len(each), len({id(one) for one in each})) for name, each in got.items()} == dict.fromkeys(
         ids, (5, 1)
     )
+
+
+async def test_a_destination_that_takes_one_process_is_left_to_the_first(tmp_path: Path) -> None:
+    for first, expected in ((False, {"crm": 1}), (True, {"crm": 1, "warehouse": 1})):
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        world = DeliveryWorld(folder, first=first)
+        world.add()
+        file = world.add(name="warehouse")
+        world.destinations[1] = replace(file, definition=replace(file.definition, exclusive=True))
+        await world.emit("a")
+        world.start()
+        await world.until(partial(_read, world, expected))
+        await world.finish()
+        assert {one.name: len(await world.positions(one.name)) for one in world.destinations} == {
+            "crm": 1,
+            "warehouse": int(first),
+        }
+        world.close()
+
+
+async def _read(world: DeliveryWorld, expected: dict[str, int]) -> bool:
+    return {name: (await world.positions(name)).get(0) for name in expected} == expected

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from millrace.roles import deliverers_for
 from millrace.supervisor import pause_before_restart
 
 ROLE = """
@@ -48,8 +49,8 @@ script, diary, deadline = sys.argv[1], sys.argv[2], float(sys.argv[3])
 def note(line):
     with open(diary, "a") as file:
         file.write(line + chr(10))
-roles = [Role(name=one.split("=")[0], command=[sys.executable, script, one.split("=")[0], diary, one.split("=")[1]])
-         for one in sys.argv[4:]]
+roles = [Role(name=name, command=[sys.executable, script, name, diary, how], beside=name.endswith("-2"))
+         for name, _, how in (one.partition("=") for one in sys.argv[4:])]
 try:
     asyncio.run(supervise(roles, ready=lambda: note("all ready"), before_stop=lambda: note("before stop"), deadline=deadline))
 except StartFailed as error:
@@ -105,6 +106,23 @@ def test_roles_stop_one_after_another_in_the_order_of_the_journey(tmp_path: Path
         "deliver asked",
         "deliver ended",
     ]
+
+
+def test_roles_beside_each_other_stop_together(tmp_path: Path) -> None:
+    """Else a second one that has work to end would find the time used up."""
+    world = World(tmp_path, "process=good", "deliver=stubborn", "deliver-2=stubborn", deadline=0.3)
+    world.until("all ready")
+
+    world.process.terminate()
+
+    assert world.end() == 0
+    last = world.did()[-4:]
+    assert last[:2] == ["process asked", "process ended"]
+    assert sorted(last[2:]) == ["deliver asked", "deliver-2 asked"]
+
+
+def test_cores_that_the_other_roles_leave_deliver() -> None:
+    assert {cores: deliverers_for(cores) for cores in (1, 2, 3, 4, 6, 64)} == {1: 1, 2: 1, 3: 1, 4: 2, 6: 4, 64: 4}
 
 
 def test_a_role_that_dies_is_started_again(tmp_path: Path) -> None:
