@@ -93,7 +93,7 @@ def _variants(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    kind = str(schema.get("format") or schema.get("type") or "any")
+    kind = str(schema.get("format") or schema.get("type") or ("object" if "$ref" in schema else "any"))
     return {"password": "string", "uri": "url"}.get(kind, kind)
 
 

@@ -13,14 +13,16 @@ more than five minutes away from your clock.
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from destinations.contract import (
+    DELIVERED,
     Action,
     Definition,
     EncodedEvent,
@@ -36,6 +38,7 @@ from destinations.contract import (
 )
 from destinations.http.failure import ExchangeFailed
 from destinations.http.request import Request
+from destinations.oauth import OAuth, Tokens, tokens_of
 from destinations.outbound import send, user_agent
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import TYPES
@@ -59,6 +62,9 @@ class WebhookSettings(Settings):
     )
     headers: dict[str, SecretStr] = Field(
         default_factory=dict, description="Headers sent with each request, such as Authorization."
+    )
+    oauth: OAuth | None = Field(
+        None, description="Sends an access token with each request: token_url, client_id, client_secret, perhaps scope."
     )
     batch_size: int = Field(100, ge=1, le=1_000, description="Most events in one request.")
     timeout: float = Field(10.0, gt=0, le=300, description="Seconds to wait for the whole answer.")
@@ -84,6 +90,12 @@ class WebhookSettings(Settings):
                 raise ValueError(f"the value of header {name!r} is not ASCII; HTTP allows nothing else")
         return headers
 
+    @model_validator(mode="after")
+    def _one_authorization(self) -> "WebhookSettings":
+        if self.oauth is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("oauth and a header Authorization exclude each other; leave one out")
+        return self
+
 
 class Data(Payload):
     """What a mapping makes of an event."""
@@ -99,29 +111,39 @@ class Webhook:
     env: Env
     events: Request
     forgetting: Request | None
+    tokens: Tokens | None = None
 
 
 @asynccontextmanager
 async def connect(settings: WebhookSettings, env: Env) -> AsyncIterator[Webhook]:
-    """The HTTP client is the engine's; there is nothing of our own to open or close."""
+    """The HTTP client is the engine's; of our own there are access tokens at most."""
     headers = _headers(settings)
     events = Request("POST", str(settings.url), headers)
     forgetting = None if settings.forget_url is None else Request("POST", str(settings.forget_url), headers)
-    yield Webhook(settings, env, events, forgetting)
+    async with AsyncExitStack() as stack:
+        tokens = None if settings.oauth is None else await stack.enter_async_context(tokens_of(settings.oauth, env))
+        yield Webhook(settings, env, events, forgetting, tokens)
 
 
 async def check(webhook: Webhook) -> None:
     """Asks for the address with HEAD, which changes nothing there. Any answer but 401 and 403 will do, since a receiver
     need not know HEAD."""
+    if webhook.tokens is None:
+        await _ask(webhook, {})
+    elif isinstance(said := await webhook.tokens.authorized(partial(_ask, webhook)), Retry):
+        raise Unavailable(f"webhook: {said.reason}")
+
+
+async def _ask(webhook: Webhook, bearing: Mapping[str, str]) -> Outcome:
     settings = webhook.settings
+    headers = {**_plain_headers(settings), **bearing}
     try:
-        answer = await webhook.env.http.request(
-            "HEAD", str(settings.url), headers=_plain_headers(settings), timeout=settings.timeout
-        )
+        answer = await webhook.env.http.request("HEAD", str(settings.url), headers=headers, timeout=settings.timeout)
     except ExchangeFailed as error:
         raise Unavailable(f"webhook: {error.reason}") from error
     if answer.status in (401, 403):
         raise CredentialsRejected(f"http {answer.status}")
+    return DELIVERED
 
 
 async def send_events(webhook: Webhook, batch: Sequence[EncodedEvent]) -> Sequence[Outcome]:
@@ -205,7 +227,11 @@ async def _post(webhook: Webhook, request: Request, key: str, body: bytes) -> Ou
     headers = {"Idempotency-Key": key}
     if settings.secret is not None:
         headers["Millrace-Signature"] = signature(settings.secret.get_secret_value(), int(now), body)
-    return await send(env.http, request, body, headers, timeout=settings.timeout, now=now)
+    if webhook.tokens is None:
+        return await send(env.http, request, body, headers, timeout=settings.timeout, now=now)
+    return await webhook.tokens.authorized(
+        lambda bearing: send(env.http, request, body, {**headers, **bearing}, timeout=settings.timeout, now=now)
+    )
 
 
 def _headers(settings: WebhookSettings) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An HTTP client that reaches nobody: every connection ends here, where its requests are noted and answered 200 with `{}`.
+"""An HTTP client that reaches nobody: every connection ends here, where its requests are noted and answered 200.
 
 The requests are real: what is noted is parsed from the bytes that would have gone over the wire, made by the client that makes them
 otherwise.
@@ -15,7 +15,11 @@ from destinations.http.client import Client
 from destinations.http.connection import Connection
 from destinations.http.request import Origin
 
-_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+_BODY: Final = b'{"access_token":"none-is-asked-for"}'  # for destinations that begin by getting one
+_ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(_BODY),
+    _BODY,
+)
 _HOPS: Final = frozenset(("host", "content-length", "transfer-encoding", "accept-encoding", "accept"))
 
 

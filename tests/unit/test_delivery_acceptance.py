@@ -43,7 +43,7 @@ ELSEWHERE = {
     13: ("tests/contracts/test_replays.py", "test_a_second_replay_sends_nothing"),
     14: (
         "tests/unit/test_destinations_oauth.py",
-        "test_a_token_that_ran_out_is_renewed_once_however_many_calls_notice",
+        "test_a_token_that_runs_out_mid_batch_is_renewed_and_no_event_is_lost_or_doubled",
     ),
 }
 
