@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import random
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -341,6 +343,54 @@ async def test_whoever_stops_waiting_for_a_connection_leaves_it_to_the_next() ->
         await peer.say(OK)
         assert (await third).body == b"ok"
         assert second.cancelled()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_place_is_lost_whatever_services_and_callers_do(seed: int) -> None:
+    """A storm of answers, ends, silence and cancellation; then as many at once as there are places get through, and nobody waits."""
+    chance, together = random.Random(seed), asyncio.Barrier(4)
+    answers = [
+        OK,
+        OK,
+        OK,
+        OK + b"more",
+        b"nonsense\r\n",
+        OK[:9],
+        OK[:-1],
+        b"",
+        OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+    ]
+
+    async def script(peer: Peer, service: Service) -> None:
+        while True:
+            if (await peer.request()).endswith(b"calm"):
+                await together.wait()
+                await peer.say(OK)
+                continue
+            await peer.say(chance.choice(answers))
+            end = chance.random()
+            if end < 0.2:
+                peer.reset()
+            elif end < 0.4:
+                return
+
+    async def ask(http: Client, service: Service) -> None:
+        asked = asyncio.create_task(get(http, service, timeout=chance.choice((0.02, LONG)), most=1_000))
+        if chance.random() < 0.3:
+            for _ in range(chance.randrange(8)):
+                await asyncio.sleep(0)
+            asked.cancel()
+        await asyncio.wait([asked], timeout=0.05)  # some would wait for long
+        asked.cancel()
+        with suppress(ExchangeFailed, asyncio.CancelledError):
+            assert (await asked).status == 200
+
+    async with serving(script) as service, Client(Dialer(HOME), connections=4) as http:
+        for _ in range(4):
+            await asyncio.gather(*(ask(http, service) for _ in range(25)))
+        for _ in range(2):
+            said = await asyncio.gather(*(get(http, service, body=b"calm") for _ in range(4)))
+            assert [one.body for one in said] == [b"ok"] * 4
 
 
 async def test_closing_ends_what_is_under_way_and_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
