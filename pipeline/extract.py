@@ -28,12 +28,14 @@ from schemas.reasons import Reason
 
 class Found(NamedTuple):
     """What an event says. `ids` name the person and `accounts` the account, both the most trusted first; `refused` are
-    identifiers that by some rule are none; `traits` is what an identify writes to the person and a group to the account."""
+    identifiers that by some rule are none; `traits` is what an identify writes to the person and a group to the account; `consent`
+    what the person prefers by category, None where nothing is said of it."""
 
     ids: Sequence[ExternalId]
     accounts: Sequence[ExternalId]
     refused: Sequence[Demoted]
     traits: Mapping[str, Any] | None
+    consent: Mapping[str, bool] | None = None
 
 
 _Other = list[msgspec.Raw] | str | float | bool | None  # what is no object holds nothing
@@ -58,6 +60,10 @@ class _Integrations(msgspec.Struct, gc=False):
 
 class _Braze(msgspec.Struct, gc=False):
     braze_id: Any = None
+
+
+class _Consent(msgspec.Struct, gc=False):
+    preferences: Any = msgspec.field(default=None, name="categoryPreferences")
 
 
 class _Bound(NamedTuple):
@@ -110,15 +116,17 @@ class Extract:
         kind, user_id, anonymous_id = event.type, event.user_id, event.anonymous_id
         if user_id is not None:
             reading.add("user_id", user_id)
-        traits = None
+        traits = consent = None
         body = self._decoded(kind, event.body)
         if body is not None:
             if kind == "track" and _is_blank(getattr(body.context, "group_id", None)):
                 return Reason.GROUP_ID_REQUIRED
             traits = self._read(kind, body, reading)
+            consent = _consent(body.context)
         if anonymous_id is not None:
             reading.add("anonymous_id", anonymous_id)
-        return reading.arranged(traits)
+        found = reading.arranged(traits)
+        return found if consent is None else found._replace(consent=consent)
 
     def _decoded(self, kind: str, body: bytes) -> Any:
         """The places of the body; None when it is no object."""
@@ -176,6 +184,7 @@ def _body(traits: Any, nothing: Any) -> Any:
             ("group_id", Any, None),
             ("integrations", _Integrations | _Other, None),
             ("braze", _Braze | _Other, None),
+            ("consent", _Consent | _Other, None),
         ],
         rename={"external_ids": "externalIds", "group_id": "groupId", "braze": "Braze"},
         gc=False,
@@ -213,6 +222,24 @@ def _of_device(device: _Device, reading: "_Reading") -> None:
         reading.add(f"{system}.push_token", device.token)
         if device.ad_tracking_enabled is True:
             reading.add(f"{system}.idfa", device.advertising_id)
+
+
+def _consent(context: Any) -> Mapping[str, bool] | None:
+    """Preferences by category. What is no category or no answer says nothing; nor does an object without them."""
+    given = getattr(getattr(context, "consent", None), "preferences", None)
+    if not isinstance(given, dict):
+        return None
+    stated = {name: value for name, value in given.items() if isinstance(value, bool) and _is_category(name)}
+    if given and not stated:
+        return None
+    return stated if len(stated) <= _CATEGORIES else dict(sorted(stated.items())[:_CATEGORIES])
+
+
+def _is_category(name: str) -> bool:
+    return 0 < len(name) < 35 and not name[0].isdigit() and "\0" not in name
+
+
+_CATEGORIES: Final = 100  # of one event: more than any banner asks for
 
 
 def _is_blank(value: Any) -> bool:

@@ -12,14 +12,18 @@ from pipeline.profile import (
     USERS,
     Node,
     Profile,
+    Stamp,
     absorb,
     add_id,
     base62,
+    dispute,
+    disputes,
     drop_id,
     inherit,
     message_key,
     profile_id,
     seen,
+    write_consent,
     write_traits,
 )
 from schemas.events import Event, ExternalId
@@ -143,6 +147,8 @@ class Graph:
     merges: list[Merge] = field(default_factory=list)
     violations: dict[tuple[str, str, str], Sighting] = field(default_factory=dict)
     links: dict[tuple[str, str], Sighting] = field(default_factory=dict)
+    disputes: dict[str, dict[str, Stamp]] = field(default_factory=dict)
+    """Categories of consent on which profiles differed, by the merge that brought them together."""
     changed_nodes: set[str] = field(default_factory=set)
     changed_profiles: set[str] = field(default_factory=set)
     seq: int = 0
@@ -188,18 +194,19 @@ class Graph:
         rules: Rules,
         accounts: Sequence[ExternalId] = (),
         refused: Sequence[Demoted] = (),
+        consent: Mapping[str, bool] | None = None,
     ) -> Outcome:
         """Resolves one event and folds it in. `ids` name the person, the most trusted first and none blocked, `accounts` the
         account; `key` is its deduplication key, `traits` what it writes: a group to the account, any other to the person.
-        `refused` are identifiers that were none to begin with, for the record."""
+        `refused` are identifiers that were none to begin with, for the record; `consent` what the person prefers."""
         self.seq += 1
         self.news = self.left = None
         if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
-            return self._again(event, known, ids, traits, rules)
+            return self._again(event, known, ids, traits, rules, consent)
         cause = _Cause(event, key, min(event.timestamp, event.received_at), rules)
         of_group = event.type == "group"
         account = self._resolve(ACCOUNTS, accounts, traits if of_group else None, cause) if accounts else _NOBODY
-        person = self._resolve(USERS, ids, None if of_group else traits, cause) if ids else _NOBODY
+        person = self._resolve(USERS, ids, None if of_group else traits, cause, consent) if ids else _NOBODY
         if of_group and person.node and account.node:
             self._sight(self.links, (person.node, account.node), cause)
         demoted = [*refused, *person.demoted, *account.demoted]
@@ -234,6 +241,7 @@ class Graph:
         ids: Sequence[ExternalId],
         traits: Mapping[str, Any] | None,
         rules: Rules,
+        consent: Mapping[str, bool] | None,
     ) -> Outcome:
         """What `_resolve` comes to for ids that are all of one profile."""
         nodes, profile = known
@@ -244,6 +252,8 @@ class Graph:
                 self.changed_nodes.add(node.key)
         at = event.timestamp if event.timestamp < event.received_at else event.received_at
         self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules)
+        if consent is not None:
+            _prefer(nodes[0], profile, consent, event, at)
         return Outcome(profile.id, nodes[0].key, ids, ())
 
     def _fold(
@@ -272,7 +282,12 @@ class Graph:
                 self._meet((first.key, other.key), rules)
 
     def _resolve(
-        self, collection: Collection, ids: Sequence[ExternalId], traits: Mapping[str, Any] | None, cause: _Cause
+        self,
+        collection: Collection,
+        ids: Sequence[ExternalId],
+        traits: Mapping[str, Any] | None,
+        cause: _Cause,
+        consent: Mapping[str, bool] | None = None,
     ) -> Outcome:
         """Resolves one event among users or among accounts."""
         decision = decide(ids, self._reached, cause.at, cause.rules, self._apart)
@@ -284,6 +299,8 @@ class Graph:
             self._move(str(one), profile, seq, cause)
         nodes = [self._node(one, profile, cause) for one in decision.ids]
         self._fold(nodes, profile, cause.event, cause.at, traits, cause.rules)
+        if consent is not None:
+            _prefer(nodes[0], profile, consent, cause.event, cause.at)
         return Outcome(profile.id, nodes[0].key, decision.ids, decision.demoted)
 
     def _reached(self, one: ExternalId) -> Profile | None:
@@ -318,7 +335,9 @@ class Graph:
         for other in others:
             if collection == USERS:
                 self._leave(other.id)
+            held = disputes(first, other)
             absorb(first, other)
+            dispute(first, held)
             self.changed_profiles.add(other.id)
             merge = Merge(
                 first.id,
@@ -331,6 +350,8 @@ class Graph:
                 self.seq,
             )
             self.merges.append(merge)
+            if held:
+                self.disputes[merge.id] = held
             self._news().merged.append(merge)
         return first
 
@@ -488,6 +509,13 @@ def _joined(first: S, second: S) -> S:
     """One for two; the event of the first stays on record."""
     earliest, latest = min(first.first_at, second.first_at), max(first.last_at, second.last_at)
     return replace(first, count=first.count + second.count, first_at=earliest, last_at=latest)
+
+
+def _prefer(node: Node, profile: Profile, consent: Mapping[str, bool], event: Event, at: int) -> None:
+    """Lets a node and its profile have what an event says of consent."""
+    stamp = (at, event.received_at, event.message_id, event.source)
+    write_consent(node.consent, consent, stamp)
+    write_consent(profile.consent, consent, stamp)
 
 
 def _once_more(known: Edge | Sighting, at: int) -> None:

@@ -19,6 +19,7 @@ from pipeline.profile import (
     emptied,
     message_key,
     stamp_of,
+    take_newer,
     values,
 )
 from pipeline.split import Correction, Family, Rank, correction
@@ -129,13 +130,15 @@ def _older(before: Family, after: Family, events: Iterable[Seen], heirs: _Heirs)
             moved[event.key] = now
     for key, node in before.nodes.items():
         heir = heirs.of(key)
-        for name, write in node.traits.items() if heir else ():
-            at, received, message, source = stamp_of(write)
-            known = after.nodes[heir].traits.get(name)
-            if message_key(source, message) not in resolved and (
-                known is None or stamp_of(known) < (at, received, message, source)
-            ):
-                after.nodes[heir].traits[name] = write
+        if not heir:
+            continue
+        for mine, theirs in ((node.traits, after.nodes[heir].traits), (node.consent, after.nodes[heir].consent)):
+            kept = {
+                name: write
+                for name, write in mine.items()
+                if message_key(stamp_of(write)[3], stamp_of(write)[2]) not in resolved
+            }
+            take_newer(theirs, kept)
     return moved
 
 

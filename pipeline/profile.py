@@ -49,6 +49,10 @@ class Profile:
     added: dict[str, list[int]] = field(default_factory=dict)
     apart: list[str] = field(default_factory=list)
     merges: int = 0
+    consent: Traits = field(default_factory=dict)
+    """What was last said of each category; under no name, when all of them were refused."""
+    disputed: dict[str, Sequence[Any]] = field(default_factory=dict)
+    """Categories on which profiles differed when they merged, with the latest stamp there was then."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,7 @@ class Node:
     last_source: str = ""
     last_message: str = ""
     apart: list[str] = field(default_factory=list)
+    consent: Traits = field(default_factory=dict)
 
 
 def message_key(source: str, message_id: str) -> bytes:
@@ -113,6 +118,14 @@ def write_traits(into: Traits, traits: Mapping[str, Any], stamp: Stamp) -> bool:
     return changed
 
 
+def take_newer(into: Traits, other: Traits) -> None:
+    """Lets the newer of two writes win."""
+    for name, write in other.items():
+        known = into.get(name)
+        if known is None or stamp_of(known) < stamp_of(write):
+            into[name] = write
+
+
 def seen(state: Profile | Node, at: int, source: str, message_id: str) -> None:
     """Counts one event."""
     state.events += 1
@@ -130,10 +143,8 @@ def later(state: Profile | Node, at: int, message_id: str, source: str) -> None:
 
 def inherit(heir: Node, gone: Node) -> None:
     """Lets a node have what hangs on another one: traits, sums and marks of splits."""
-    for name, write in gone.traits.items():
-        known = heir.traits.get(name)
-        if known is None or stamp_of(known) < stamp_of(write):
-            heir.traits[name] = write
+    take_newer(heir.traits, gone.traits)
+    take_newer(heir.consent, gone.consent)
     heir.events += gone.events
     heir.first_seen = min(heir.first_seen, gone.first_seen)
     later(heir, gone.last_seen, gone.last_message, gone.last_source)
@@ -143,10 +154,11 @@ def inherit(heir: Node, gone: Node) -> None:
 
 def absorb(survivor: Profile, other: Profile) -> None:
     """Merges `other` into `survivor`: costs what the two hold now, not their history. `other` holds nothing from then on."""
-    for name, write in other.traits.items():
-        known = survivor.traits.get(name)
-        if known is None or stamp_of(known) < stamp_of(write):
-            survivor.traits[name] = write
+    take_newer(survivor.traits, other.traits)
+    if other.consent:
+        take_newer(survivor.consent, other.consent)
+    if other.disputed:
+        dispute(survivor, other.disputed)
     for kind, count in other.ids.items():
         survivor.ids[kind] = survivor.ids.get(kind, 0) + count
     survivor.events += other.events
@@ -170,6 +182,7 @@ def emptied(profile: Profile) -> Profile:
 
 def _empty(profile: Profile) -> None:
     profile.ids, profile.traits, profile.added, profile.apart = {}, {}, {}, []
+    profile.consent, profile.disputed = {}, {}
     profile.events, profile.first_seen, profile.merges = 0, 1 << 62, 0
     profile.last_seen, profile.last_source, profile.last_message = 0, "", ""
 
@@ -203,17 +216,69 @@ def combined(profile: Profile, nodes: Iterable[Node], windowed: Container[str] =
         kind = node.key.partition(":")[0]
         added = {kind: [node.added_at]} if kind in windowed and node.added_at is not None else {}
         part = Profile("", 0, None, {kind: 1}, node.traits, node.events, node.first_seen, node.last_seen)
-        part.last_source, part.last_message, part.added, part.apart = (
-            node.last_source,
-            node.last_message,
-            added,
-            node.apart,
-        )
+        part.last_source, part.last_message = node.last_source, node.last_message
+        part.added, part.apart, part.consent = added, node.apart, node.consent
         absorb(made, part)
-    made.merges = profile.merges
+    made.merges, made.disputed = profile.merges, dict(profile.disputed)  # of merges, which nodes know nothing of
     return made
 
 
 def values(traits: Traits) -> dict[str, Any]:
     """The traits as people see them: values only, tombstones gone, names sorted."""
     return {name: write[3] for name, write in sorted(traits.items()) if write[3] is not None}
+
+
+# ── Consent ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CONFLICT: Final = "conflict"
+_EVERY: Final = ""  # in place of a category: whoever prefers nothing refuses all
+
+
+def write_consent(into: Traits, preferences: Mapping[str, bool], stamp: Stamp) -> None:
+    """Lets newer preferences win; an empty object refuses every category there is."""
+    write_traits(into, preferences or {_EVERY: False}, stamp)
+
+
+def preferences(consent: Traits, disputed: Mapping[str, Sequence[Any]]) -> dict[str, bool | str]:
+    """What a person last said of each category, sorted by name, on whatever device; `conflict` where profiles that merged had said
+    different things and nobody has said anything since. A category that is not there was never collected: that is no consent."""
+    return {
+        name: CONFLICT if (held := disputed.get(name)) is not None and tuple(held) >= stamp_of(write) else write[3]
+        for name, write in latest_preferences(consent).items()
+    }
+
+
+def disputes(first: Profile, second: Profile) -> dict[str, Stamp]:
+    """The categories on which two profiles differ that are about to merge, with the latest stamp of each. One that was never collected
+    counts as refused."""
+    if not first.consent and not second.consent:
+        return {}
+    one, other = (preferences(each.consent, each.disputed) for each in (first, second))
+    return {
+        name: max(_stamps(name, first.consent, second.consent))
+        for name in sorted(one.keys() | other.keys())
+        if one.get(name, False) != other.get(name, False)
+    }
+
+
+def _stamps(category: str, *consents: Traits) -> list[Stamp]:
+    """When each of them said something of a category, or refused all."""
+    return [stamp_of(consent[name]) for consent in consents for name in (category, _EVERY) if name in consent]
+
+
+def dispute(profile: Profile, held: Mapping[str, Sequence[Any]]) -> None:
+    """Adds categories that are disputed; of one that was already, the later stamp counts."""
+    for name, stamp in held.items():
+        known = profile.disputed.get(name)
+        if known is None or tuple(known) < tuple(stamp):
+            profile.disputed[name] = stamp
+
+
+def latest_preferences(consent: Traits) -> dict[str, Write]:
+    """The write that counts for each category."""
+    every = consent.get(_EVERY)
+    return {
+        name: every if every is not None and stamp_of(every) > stamp_of(write) else write
+        for name, write in sorted(consent.items())
+        if name != _EVERY
+    }

@@ -193,6 +193,29 @@ class LinkItem(Shape):
     last_seen_at: str
 
 
+class PreferenceView(Shape):
+    """A preference with the event that stated it, when `verbose` is asked for."""
+
+    value: bool | Literal["conflict"]
+    source_id: str
+    updated_at: str
+    message_id: str
+
+
+class Consent(Shape):
+    """What was last said of each category. A category that is not there was never collected: that is no consent."""
+
+    categories: Mapping[str, bool | Literal["conflict"] | PreferenceView] = Field(
+        description="true, false, or conflict: profiles that merged had said different things, and nobody has said anything since."
+    )
+
+
+class ConsentAnswer(Shape):
+    """The consent of a profile."""
+
+    consent: Consent
+
+
 class LinksPage(Shape):
     """What a profile is linked with."""
 

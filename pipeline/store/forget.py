@@ -53,6 +53,7 @@ _BY_PROFILE: Final = {
 }
 _SPLITS: Final = "SELECT id FROM splits WHERE {} {{}}"
 _RESOLUTIONS: Final = "SELECT id FROM resolutions WHERE profile {}"
+_DISPUTES: Final = "DELETE FROM disputes WHERE merge IN (SELECT id FROM merges WHERE {} {{}}) RETURNING merge"
 _REFUSED_HERE: Final = "SELECT count FROM violations WHERE key {}"
 
 
@@ -154,6 +155,8 @@ def person(connection: Connection, subject: ExternalId, regulation: str, latest:
     for table, columns in _BY_KEY.items():
         for column in columns:
             gone.rows[table] += _delete(connection, table, column, ids)
+    for column in _BY_PROFILE["merges"]:
+        bulk.select(connection, _DISPUTES.format(column), profiles)
     for table, columns in _BY_PROFILE.items():
         for column in columns:
             gone.rows[table] += _delete(connection, table, column, profiles)

@@ -96,6 +96,15 @@ def save(connection: Connection, graph: Graph) -> None:
             for m in graph.merges
         ],
     )
+    bulk.insert(
+        connection,
+        schema.disputes,
+        [
+            (merge, category, json_dumps(stamp).decode())
+            for merge, held in sorted(graph.disputes.items())
+            for category, stamp in held.items()
+        ],
+    )
 
 
 def _edge_changes(connection: Connection) -> dict[str, str]:
@@ -115,6 +124,7 @@ def _node(row: Sequence[Any]) -> Node:
     node.first_seen = _UNUSED if row[4] is None else row[4]
     node.last_seen = row[5] or 0
     node.apart = json_loads(row[14]) if row[14] else []
+    node.consent = json_loads(row[15]) if row[15] else {}
     return node
 
 
@@ -135,6 +145,7 @@ def _node_row(node: Node) -> tuple[Any, ...]:
         node.last_source,
         node.last_message,
         _json(node.apart),
+        _json(node.consent),
     )
 
 
@@ -143,6 +154,8 @@ def _profile(row: Sequence[Any]) -> Profile:
     profile.ids, profile.traits = json_loads(row[3]), json_loads(row[4])
     profile.added = json_loads(row[14]) if row[14] else {}
     profile.apart = json_loads(row[15]) if row[15] else []
+    profile.consent = json_loads(row[17]) if row[17] else {}
+    profile.disputed = json_loads(row[18]) if row[18] else {}
     return profile
 
 
@@ -165,6 +178,8 @@ def _profile_row(profile: Profile) -> tuple[Any, ...]:
         _sorted_json(profile.added) if profile.added else None,
         _json(profile.apart),
         profile.merges,
+        _sorted_json(profile.consent) if profile.consent else None,
+        _sorted_json(profile.disputed) if profile.disputed else None,
     )
 
 

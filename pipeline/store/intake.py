@@ -184,7 +184,9 @@ def _resolve(
             value = _corrected(parsed, promoted, graph)
             counts[event.source, origin.partition, "accepted"] += 1
         else:
-            outcome = graph.apply(event, key, found.ids, found.traits, rules, found.accounts, found.refused)
+            outcome = graph.apply(
+                event, key, found.ids, found.traits, rules, found.accounts, found.refused, found.consent
+            )
             profile, node, promoted = outcome.profile, outcome.node, outcome.ids
             if graph.left is not None:
                 left = graph.left

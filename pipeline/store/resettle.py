@@ -26,6 +26,7 @@ _HELD: Final = "SELECT key FROM nodes WHERE profile IS NOT NULL AND key {}"
 _VIOLATIONS: Final = (
     f"SELECT {', '.join(one.name for one in schema.violations.columns)} FROM violations WHERE profile {{}}"
 )
+_DISPUTES: Final = "SELECT merge, category, stamp FROM disputes WHERE merge {}"
 _MOVES: Final = f"SELECT {', '.join(one.name for one in schema.moves.columns)} FROM moves WHERE key {{}}"
 _LINKS: Final = f"SELECT {', '.join(one.name for one in schema.links.columns)} FROM links WHERE {{}} {{{{}}}}"
 _SPLITS: Final = "SELECT id FROM splits WHERE {} {{}}"
@@ -75,6 +76,7 @@ def resettle(
     counts = dict(same_people(mixed.before, mixed.after))
     outcome = settle(mixed.before, mixed.after, mixed.events, terms, at)
     _write(connection, mixed, outcome)
+    _disputes(connection, shadow, mixed, outcome)
     _sightings(connection, shadow, mixed, outcome)
     accepted.hang(
         connection,
@@ -175,6 +177,12 @@ def _write(connection: Connection, mixed: _Mixed, outcome: Outcome) -> None:
             for name, m in sorted(after.merges.items())
         ],
     )
+
+
+def _disputes(connection: Connection, shadow: Connection, mixed: _Mixed, outcome: Outcome) -> None:
+    """On what profiles differed that merged."""
+    _delete(connection, "disputes", "merge", mixed.before.merges)
+    bulk.upsert(connection, schema.disputes, bulk.select(shadow, _DISPUTES, sorted(outcome.family.merges)))
 
 
 def _sightings(connection: Connection, shadow: Connection, mixed: _Mixed, outcome: Outcome) -> None:

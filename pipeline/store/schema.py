@@ -7,6 +7,7 @@ Identity (DESIGN: nodes, edges, profiles):
   edge      evidence: two ids seen on one event
   profile   a connected component; its row caches the combination of its nodes. `merged_into` points at the survivor
   merge     one profile joined into another, with the event that caused it
+  dispute   what two profiles differed on, in consent, when they merged
   split     a profile taken apart again, and what keeps it so
   resolution  a profile that came of other rules, once they were applied to what was recorded
   violation an id that a rule refused, with the first event that brought it
@@ -84,6 +85,8 @@ profiles: Final = Table(
     Column("added", Text),  # {type: [when each id was added]} of types whose limit has a window
     Column("apart", Text),  # [split:side] of its nodes: two sides of one split never share a profile
     Column("merges", Integer, nullable=False, server_default="0"),  # how many made it: the profiles that lead here
+    Column("consent", Text),  # as traits, by category
+    Column("disputed", Text),  # {category: stamp}: what profiles differed on when they merged
     Index("profiles_by_survivor", "merged_into"),
     Index("profiles_by_activity", "last_seen", "id"),
 )
@@ -106,6 +109,7 @@ nodes: Final = Table(
     Column("last_source", String, nullable=False, server_default=""),  # of the latest event whose state it holds
     Column("last_message", String, nullable=False, server_default=""),
     Column("apart", Text),  # [split:side]
+    Column("consent", Text),
     Index("nodes_by_profile", "profile"),
     # By bytes: under a language's collation, ids with a common beginning do not stand together.
     Index("nodes_by_prefix", "key", postgresql_ops={"key": "text_pattern_ops"}).ddl_if(dialect="postgresql"),
@@ -142,6 +146,14 @@ merges: Final = Table(
     Column("undone_by", String),  # the split that took it apart
     Index("merges_by_survivor", "survivor"),
     Index("merges_by_absorbed", "absorbed"),
+)
+
+disputes: Final = Table(
+    "disputes",
+    metadata,
+    Column("merge", String, primary_key=True),
+    Column("category", String, primary_key=True),  # of consent
+    Column("stamp", Text, nullable=False),  # JSON, of the latest write that either profile had
 )
 
 splits: Final = Table(

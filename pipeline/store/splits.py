@@ -17,6 +17,7 @@ from pipeline.graph import Edge, Graph, Merge
 from pipeline.identity import Rules
 from pipeline.split import Change, Correction, Family, Split, cut, lift, undo
 from pipeline.store import bulk, schema
+from pipeline.store.consent import recount
 from pipeline.store.graph import load, read_profiles, save
 from schemas.changes import ProfileChange
 from schemas.errors import Refused
@@ -295,6 +296,7 @@ def _write(connection: Connection, change: Change) -> None:
         connection.execute(
             delete(merges).where(merges.c.id == bindparam("_id")), [{"_id": one} for one in change.removed]
         )
+    recount(connection, [one.id for one in change.profiles.values() if one.merged_into is None])
 
 
 def _detail(detail: Mapping[str, Any], changes: Sequence[ProfileChange]) -> str:

@@ -252,3 +252,26 @@ def test_blocked_ids_are_left_out_and_noted():
         ],
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"categoryPreferences": {"ads": True, "Mail-2": False}}, {"ads": True, "Mail-2": False}),
+        ({"categoryPreferences": {}}, {}),
+        (
+            {"categoryPreferences": {"1ads": True, "": True, "x" * 35: True, "ads": "yes", "mail": False}},
+            {"mail": False},
+        ),
+        ({"categoryPreferences": {"ads": "yes"}}, None),
+        ({"categoryPreferences": [True]}, None),
+        ({}, None),
+        (None, None),
+        ("no", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["track", "identify", "group"])
+def test_preferences_are_read_from_any_event_that_states_them(kind: str, given: Any, said: Any):
+    found = read(kind, "u1", groupId="g1", traits={"plan": "pro"}, context={"consent": given})
+    assert isinstance(found, Found)
+    assert found.consent == said

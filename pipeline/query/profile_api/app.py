@@ -24,6 +24,7 @@ from pipeline.query.profile_api.audit import Audit
 from pipeline.query.profile_api.look_up import LookUps, not_found
 from pipeline.query.profile_api.tokens import Quota, Rates, Tokens, allow
 from pipeline.store import profiles
+from pipeline.store.consent import stated
 from pipeline.store.database import Database
 from pipeline.store.profiles import Head
 from pipeline.store.tokens import Token
@@ -81,6 +82,7 @@ class ProfileApi:
             "metadata": self._metadata,
             "links": self._links,
             "merges": self._merges,
+            "consent": self._consent,
         }
         self.posts: Mapping[str, Callable[[Ask, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
             "lookup": self._lookup,
@@ -212,6 +214,10 @@ class ProfileApi:
         page, told = await many.linked(self._database, head, ask.query, ask.url(head.id, "links"))
         self.audit.note(ask.token.id, "links", told)
         return page
+
+    async def _consent(self, ask: Ask, head: Head) -> dict[str, Any]:
+        found = await self._database.read(lambda connection: stated(connection, head.id))
+        return views.consent(found, ask.query)
 
     async def _merges(self, ask: Ask, head: Head) -> dict[str, Any]:
         ids, merges = await self._database.read(

@@ -6,6 +6,7 @@ from typing import Final
 from schemas.api import (
     Batch,
     BatchAnswer,
+    ConsentAnswer,
     EventsPage,
     ExternalIdsPage,
     LinksPage,
@@ -92,6 +93,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
     _of_profile("metadata", "The life of a profile", MetadataAnswer),
     _of_profile("links", "The accounts of a user, or the users of an account", LinksPage, _limit(100, 20), _NEXT),
+    _of_profile("consent", "What a person prefers by category of consent", ConsentAnswer, _VERBOSE),
     _of_profile("merges", "The merges that made a profile", MergesPage, _limit(100, 20), _NEXT),
     Operation(
         method="POST",

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.profile import Traits, values
+from pipeline.profile import Traits, latest_preferences, preferences, stamp_of, values
 from pipeline.query.pages import limit_of, opened, sealed
+from pipeline.store.consent import Stated
 from pipeline.store.people import Link
 from pipeline.store.profiles import Found, Head, Id, Merged, brought_by
 from schemas.errors import Refused
@@ -99,6 +100,20 @@ def metadata(head: Head) -> dict[str, Any]:
         "last_message_id": head.last_message or None,
         "last_source_id": head.last_source or None,
     }
+
+
+def consent(stated: Stated, query: Query) -> dict[str, Any]:
+    """What a person prefers by category; with `verbose`, since when and by which event."""
+    categories: dict[str, Any] = dict(preferences(*stated))
+    if flag(query, "verbose"):
+        writes = latest_preferences(stated.consent)
+        categories = {name: _verbose_consent(value, writes[name]) for name, value in categories.items()}
+    return {"consent": {"categories": categories}}
+
+
+def _verbose_consent(value: bool | str, write: Sequence[Any]) -> dict[str, Any]:
+    at, _, message, source = stamp_of(write)
+    return {"value": value, "source_id": source, "updated_at": iso(at), "message_id": message}
 
 
 def merges_page(head: Head, ids: Sequence[Id], merges: Sequence[Merged], query: Query, url: str) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""What people prefer by category, and where profiles that merged differed."""
+
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, select, update
+
+from pipeline.profile import Profile, Stamp, Traits, dispute
+from pipeline.store import bulk, schema
+from schemas.exact_json import json_dumps, json_loads
+
+_HELD: Final = """
+    WITH RECURSIVE family(root, id) AS (
+      SELECT id, id FROM profiles WHERE id {}
+      UNION ALL SELECT family.root, profiles.id FROM profiles JOIN family ON profiles.merged_into = family.id
+    )
+    SELECT family.root, disputes.category, disputes.stamp FROM family
+    JOIN merges ON merges.survivor = family.id AND merges.undone_by IS NULL
+    JOIN disputes ON disputes.merge = merges.id
+"""
+
+
+class Stated(NamedTuple):
+    """As a profile's row has it: see `pipeline.profile.preferences`."""
+
+    consent: Traits
+    disputed: dict[str, Stamp]
+
+
+def stated(connection: Connection, profile: str) -> Stated:
+    """Of a canonical profile."""
+    table = schema.profiles.c
+    row = connection.execute(select(table.consent, table.disputed).where(table.id == profile)).first()
+    return Stated(*({} if row is None or text is None else json_loads(text) for text in (row or (None, None))))
+
+
+def recount(connection: Connection, profiles: Collection[str]) -> None:
+    """Writes what is disputed in canonical profiles, which are made of other merges now than before."""
+    if connection.execute(select(schema.disputes.c.merge).limit(1)).first() is None:
+        return
+    held = {one: Profile(one, 0) for one in sorted(profiles)}
+    for root, category, stamp in bulk.select(connection, _HELD, list(held)):
+        dispute(held[root], {category: json_loads(stamp)})
+    table = schema.profiles
+    for one in held.values():
+        found = json_dumps(one.disputed, sort_keys=True).decode() if one.disputed else None
+        connection.execute(update(table).where(table.c.id == one.id).values(disputed=found))
