@@ -75,12 +75,16 @@ def accept(
     wrong: no JSON, not an object, too large, no known write key; then nothing is to be stored."""
     if len(body) > BODY_LIMIT:
         raise too_large()
-    request = _Request(route.channel, received_at, ip, new_id, disabled)
-    if route.type is None:
+    channel, kind = route.channel, route.type
+    if kind is not None:
+        device = ip if channel == "client" else None
+        quick = _accept_plain_single(body, kind, source, sources, received_at, channel, device, new_id, disabled)
+        if quick is not None:
+            return quick
+    request = _Request(channel, received_at, ip, new_id, disabled)
+    if kind is None:
         return _accept_batch(body, source, sources, request)
-    return _accept_plain_single(body, route.type, source, sources, request) or _accept_single(
-        body, route.type, source, sources, request
-    )
+    return _accept_single(body, kind, source, sources, request)
 
 
 _NONE_REFUSED: Final[Mapping[tuple[str, Reason], int]] = {}
@@ -105,7 +109,15 @@ class _Request(NamedTuple):
 
 
 def _accept_plain_single(
-    body: bytes, kind: str, source: str | None, sources: Mapping[str, str], request: _Request
+    body: bytes,
+    kind: str,
+    source: str | None,
+    sources: Mapping[str, str],
+    received_at: int,
+    channel: Channel,
+    ip: str | None,
+    new_id: Callable[[], str],
+    disabled: Collection[str],
 ) -> Accepted | None:
     """None for what is wrong or merely unusual: the general way has to look at it."""
     if b"\\" in body or not body.isascii():
@@ -115,14 +127,10 @@ def _accept_plain_single(
     except (msgspec.MsgspecError, RecursionError):
         return None
     source = source or source_of(sources, plain.write_key)
-    if source in request.disabled:
+    if source in disabled:
         return None
-    channel, received_at, ip, new_id, _ = request
-    ip = ip if channel == "client" else None
-    (row,), _ = plain_drafts((plain,), (body,), True, True, kind, None, source, received_at, channel, ip, new_id)
-    if row is None:
-        return None
-    return Accepted(source, Drafts([row], len(row[0]) + len(row[1]) + len(body)), {source: 1}, _NONE_REFUSED)
+    rows, left = plain_drafts((plain,), (body,), True, True, kind, None, source, received_at, channel, ip, new_id)
+    return None if left else Accepted(source, _drafts(cast(list[Draft], rows)), {source: 1}, _NONE_REFUSED)
 
 
 def _drafts(rows: list[Draft]) -> Drafts:

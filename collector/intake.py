@@ -88,6 +88,7 @@ class Intake:
         self.sources = sources
         self._log = log
         self._gates = Gates(policies)
+        self._gated = bool(self._gates)
         self._auth = Authorization(sources, bearer, self._gates.token_only)
         self._keep_ip: KeepIp = keep_ip
         self._clock = clock
@@ -112,7 +113,7 @@ class Intake:
         source = self._auth.source(authorization)
         if source is not None:
             exchange.source = source
-            if self._gates:
+            if self._gated:
                 self._gates.enter(source, exchange.origin)
         if expected > WIRE_LIMIT:
             raise too_large()
@@ -150,7 +151,7 @@ class Intake:
                 disabled=self._gates.disabled,
             )
             exchange.source = accepted.source
-            if self._gates:
+            if self._gated:
                 self._admit(exchange, accepted, by_header=source is not None)
             if accepted.records.rows:
                 self._gather(exchange, accepted, len(wire))
