@@ -1,8 +1,8 @@
 """Which addresses Millrace may connect to on behalf of a destination, so that nobody who can name one reaches into the
 network that Millrace stands in.
 
-The address is judged when the socket is made for it, after every lookup: a name that changes its address in between, a
-redirect and an address written as a number all end there.
+The address is judged when the socket is made for it, after every look-up: a name that changes its address in between and an
+address written as a number both end there. Redirects are not followed.
 """
 
 import ssl

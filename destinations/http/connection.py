@@ -12,9 +12,8 @@ import httptools
 from destinations.http.answer import Answer
 from destinations.http.failure import LOST, MALFORMED, TIMEOUT, ExchangeFailed
 
-MAX_HEAD_BYTES: Final = (
-    65_536  # of all that is no body: heads, interim ones too, and trailers; what one read brings may be more
-)
+MAX_HEAD_BYTES: Final = 65_536
+"""Of all that is no body: heads, interim ones too, trailers, names of chunks. What comes in a single read may be more."""
 _EARLY: Final = 0.001  # seconds by which a loop may fire a timer too soon
 
 
@@ -67,7 +66,7 @@ class Connection(asyncio.Protocol):
         self, data: bytes, *, first: float, total: float, most: int, head_only: bool
     ) -> "asyncio.Future[Answer]":
         """Sends a request. The answer, with at most `most` bytes of its body, or ExchangeFailed: in time, by the loop's clock, for the
-        first byte of it and for all of it. Cancelling what waits for it leaves the connection unfit for use."""
+        first byte of it and for all of it. Cancelling it before it is done leaves the connection unfit for use."""
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._future = future
         self.exchanges += 1

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from destinations.guard import Outbound, session, trusting
 from destinations.http.client import Client
 from destinations.http.dial import Address, Dialer, interleaved, judged
 from destinations.http.failure import ADDRESS_REFUSED, HOST_NOT_FOUND, REFUSED, TIMEOUT, TLS_FAILED, ExchangeFailed
-from tests.unit.http_client.service import HOME, LONG, OK, Peer, Service, answering, serving, silent
+from tests.unit.http_client.service import HOME, LONG, OK, Peer, Service, answering, get, serving, silent
 from tests.unit.test_destinations_guard import certificate
 
 
@@ -75,6 +76,26 @@ async def test_a_name_that_was_not_found_is_looked_up_again() -> None:
                 with pytest.raises(ExchangeFailed, match=HOST_NOT_FOUND):
                     await http.request("GET", "http://shop.example/", timeout=LONG)
             assert (await http.request("GET", "http://shop.example/", timeout=LONG)).body == b"ok"
+
+
+async def test_a_name_service_that_hangs_has_its_time_and_holds_up_nobody_else() -> None:
+    """Whatever waits for it: each client looks up by itself."""
+    answered = threading.Event()
+
+    def hang(host: str, port: int) -> Sequence[Address]:
+        answered.wait(LONG)
+        return [("127.0.0.1", service.port)]
+
+    async with serving(answering(OK)) as service, Client(Dialer(HOME, resolve=hang)) as stuck, session(HOME) as http:
+        try:
+            waiting = asyncio.create_task(stuck.request("GET", "http://shop.example/", timeout=LONG))
+            for name in ("shop", "shop", "two", "three"):
+                with pytest.raises(ExchangeFailed, match=TIMEOUT):
+                    await stuck.request("GET", f"http://{name}.example/", timeout=0.02)
+            assert (await get(http, service)).body == b"ok"
+        finally:
+            answered.set()
+        assert (await waiting).body == b"ok"
 
 
 def full() -> tuple[socket.socket, list[socket.socket]]:
