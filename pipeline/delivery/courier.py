@@ -28,7 +28,7 @@ from pipeline.delivery.poll import Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
 from pipeline.delivery.settle import settle
 from pipeline.delivery.shared import reading
-from pipeline.delivery.throttle import Throttle
+from pipeline.delivery.throttle import Leftover, Throttle
 from pipeline.delivery.turns import Shares
 from pipeline.functions.installed import Insert
 from pipeline.log import Batch, Log, Record, Subscription
@@ -86,6 +86,7 @@ class Courier:
         insert: Insert | None = None,
         observer: Observer | None = None,
         decide: Decide | None = None,
+        throttle: Throttle | Leftover | None = None,
     ) -> None:
         actions = destination.definition.actions
         self._destination = destination
@@ -107,7 +108,7 @@ class Courier:
         most = None if destination.limits is None else destination.limits.concurrency
         self._concurrency = most or max(action.concurrency for action in actions)
         rate = rate_of(destination)
-        self._throttle = Throttle(rate)
+        self._throttle = throttle or Throttle(rate)
 
         self._wake = asyncio.Event()
         self._alarm = Alarm(world, self._wake.set)

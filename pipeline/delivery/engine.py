@@ -12,11 +12,12 @@ from pipeline.delivery.connecting import connected, rest
 from pipeline.delivery.courier import Courier
 from pipeline.delivery.forgetting import beside, keep_forgetting
 from pipeline.delivery.hearing import keep_hearing
-from pipeline.delivery.limits import Destination, Limits, World
+from pipeline.delivery.limits import Destination, Limits, World, rate_of
 from pipeline.delivery.observing import observed
 from pipeline.delivery.poll import micros
 from pipeline.delivery.replay import run_replays
 from pipeline.delivery.retry import ceiling
+from pipeline.delivery.throttle import Throttle
 from pipeline.log import Log
 from pipeline.query.balance import begin
 from pipeline.store import folding, ledger, observations
@@ -48,14 +49,23 @@ async def run_delivery(
     cannot work is tried again, with growing intervals, and the ledger's `destination_state` says why. Several processes share the
     partitions; of those that one machine was told to run, only the `first` has destinations that take one process, and replays."""
     limits, world = limits or Limits(), world or World()
+    throttles = {one.name: Throttle(rate_of(one)) for one in destinations}
     async with asyncio.TaskGroup() as group:
         for one in destinations:
             if one.definition.exclusive and not first:
                 continue
-            group.create_task(_keep(one, events, database, stop, str(folder), limits, world), name=one.group)
+            keeping = _keep(one, events, database, stop, str(folder), limits, world, throttles[one.name])
+            group.create_task(keeping, name=one.group)
         if first:
             replaying = run_replays(
-                events, database, destinations, stop=stop, folder=str(folder), limits=limits, world=world
+                events,
+                database,
+                destinations,
+                stop=stop,
+                folder=str(folder),
+                limits=limits,
+                world=world,
+                throttles=throttles,
             )
             group.create_task(replaying)
         group.create_task(_tidy(database, stop, limits, world))
@@ -86,6 +96,7 @@ async def _keep(
     folder: str,
     limits: Limits,
     world: World,
+    throttle: Throttle,
 ) -> None:
     """Starts the destination again whenever it ends before it should."""
     told = log.bind(destination=destination.name)
@@ -93,7 +104,7 @@ async def _keep(
     while not stop.is_set():
         began = world.now()
         try:
-            await _deliver(destination, events, database, stop, folder, limits, world)
+            await _deliver(destination, events, database, stop, folder, limits, world, throttle)
             return
         except CredentialsRejected as error:
             state, reason, longest = "paused", str(error), limits.longest_pause
@@ -121,6 +132,7 @@ async def _deliver(
     folder: str,
     limits: Limits,
     world: World,
+    throttle: Throttle,
 ) -> None:
     """Connects once; joins the group again when a partition turned out to be another's."""
     async with AsyncExitStack() as stack:
@@ -142,6 +154,7 @@ async def _deliver(
                 world=world,
                 insert=insert,
                 observer=observer,
+                throttle=throttle,
             )
             try:
                 await courier.run()

@@ -1,8 +1,8 @@
 """Sends recorded events to one destination again, beside its live flow and without a part in it.
 
 A replay has a courier of its own, so isolation, retries, order per profile and dead letters are the same; it reads ranges of
-`resolved` that lie behind the destination's position, at a bounded rate. To the ledger it is a destination of another name:
-after a crash it goes on where its own position stands. What the ledger says was delivered before is passed over.
+`resolved` that lie behind the destination's position, at a bounded rate, and of the destination's own rate it has what the live flow
+leaves. To the ledger it is a destination of another name: after a crash it goes on where its own position stands. What the ledger says was delivered before is passed over.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from pipeline.delivery.decide import Decide, Unreadable, decode, rules
 from pipeline.delivery.limits import Destination, Limits, World
 from pipeline.delivery.poll import micros
 from pipeline.delivery.retry import ceiling
+from pipeline.delivery.throttle import Leftover, Throttle
 from pipeline.language.filters import compile_filter
 from pipeline.log import Batch, Log, Record, Subscription
 from pipeline.log.contract import Start
@@ -271,6 +272,7 @@ async def run_replays(
     folder: str,
     limits: Limits,
     world: World,
+    throttles: Mapping[str, Throttle],
 ) -> None:
     """Works on every replay that is going, each in a task of its own, until `stop` is set. Of several processes one works
     on a replay. Raises nothing of theirs."""
@@ -287,7 +289,9 @@ async def run_replays(
                 going = []
             for one in going:
                 if one.id not in tasks:
-                    work = _Work(one, known.get(one.wanted.destination), events, database, owner, stop, limits, world)
+                    name = one.wanted.destination
+                    throttle = Leftover(throttles[name]) if name in throttles else None
+                    work = _Work(one, known.get(name), events, database, owner, stop, limits, world, throttle)
                     tasks[one.id] = group.create_task(work.run(folder), name=one.name)
             await rest(limits.look, stop, world)
 
@@ -305,7 +309,9 @@ class _Work:
         stop: asyncio.Event,
         limits: Limits,
         world: World,
+        throttle: Leftover | None,
     ) -> None:
+        self._throttle = throttle
         self._replay, self._destination = replay, destination
         self._events, self._database, self._owner = events, database, owner
         self._stop, self._limits, self._world = stop, limits, world
@@ -408,6 +414,7 @@ class _Work:
                     world=self._world,
                     insert=insert,
                     decide=recorded.decide,
+                    throttle=self._throttle,
                 )
                 try:
                     await courier.run()

@@ -7,6 +7,7 @@ from typing import Final
 HALVED_ONCE: Final = 10.0  # seconds in which several 429 are one: what was under way went at the same rate
 RESTORED_EVERY: Final = 10.0  # seconds
 RESTORED_BY: Final = 0.05  # of the full rate, which is also the least that is left of it
+KEPT: Final = 0.5  # of a second's worth: what is left to those who come first
 
 
 class Throttle:
@@ -34,12 +35,12 @@ class Throttle:
             scale = self._most * part / self._full
             self._full, self._rate = self._full * scale, self._rate * scale
 
-    def room(self, now: float) -> int:
-        """How many events may go now."""
+    def room(self, now: float, *, kept: float = 0.0) -> int:
+        """How many events may go now. `kept` is the part of a second's worth that is to be left."""
         if self._rate == inf:
             return 1 << 30
         self._refill(now)
-        return int(self._room)
+        return max(0, int(self._room - self._least(kept)))
 
     def took(self, count: int, now: float) -> None:
         """Notes that so many went."""
@@ -47,12 +48,12 @@ class Throttle:
             self._refill(now)
             self._room -= count
 
-    def next_at(self, now: float) -> float:
+    def next_at(self, now: float, *, kept: float = 0.0) -> float:
         """When the next event may go."""
         if self._rate == inf:
             return now
         self._refill(now)
-        return now + max(0.0, 1.0 - self._room) / self._rate
+        return now + max(0.0, 1.0 + self._least(kept) - self._room) / self._rate
 
     def too_much(self, now: float) -> bool:
         """The service answered 429; True when that lowers the rate."""
@@ -64,6 +65,10 @@ class Throttle:
         self._room = min(self._room, max(1.0, self._rate))
         return self._rate < before
 
+    def _least(self, kept: float) -> float:
+        """What is to be left; nothing where a second's worth is a single event."""
+        return kept * self._rate if self._rate * (1 - kept) >= 1 else 0.0
+
     def _refill(self, now: float) -> None:
         if self._at is not None:
             self._room = min(self._room + (now - self._at) * self._rate, max(1.0, self._rate))
@@ -71,3 +76,30 @@ class Throttle:
         if self._rate < self._full and (steps := int((now - self._restored_at) / RESTORED_EVERY)) > 0:
             self._restored_at += steps * RESTORED_EVERY
             self._rate = min(self._full, self._rate + steps * RESTORED_BY * self._full)
+
+
+class Leftover:
+    """A throttle as it is to those who are to have what is left of the rate: they go only while more than half of a second's worth is
+    there, which whoever comes first uses up as long as they need all of it. The rate itself is not theirs to divide."""
+
+    def __init__(self, throttle: Throttle) -> None:
+        self._throttle = throttle
+
+    @property
+    def rate(self) -> float:
+        return self._throttle.rate
+
+    def share(self, part: float) -> None:
+        """Nothing."""
+
+    def room(self, now: float) -> int:
+        return self._throttle.room(now, kept=KEPT)
+
+    def took(self, count: int, now: float) -> None:
+        self._throttle.took(count, now)
+
+    def next_at(self, now: float) -> float:
+        return self._throttle.next_at(now, kept=KEPT)
+
+    def too_much(self, now: float) -> bool:
+        return self._throttle.too_much(now)

@@ -11,7 +11,9 @@ import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Retry
 from pipeline.delivery.engine import Destination, Limits
+from pipeline.store import replays
 from pipeline.store.ledger import OUTSTANDING
+from pipeline.store.replays import Wanted
 from schemas.config import DestinationLimits
 from tests.unit.delivery_world import Book, DeliveryWorld
 from tests.unit.simulated import now, simulated, simulated_world
@@ -37,9 +39,9 @@ class Service:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeliveryWorld]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[DeliveryWorld]:
     monkeypatch.setattr("pipeline.delivery.forgetting.LOOK", 60.0)  # of hours that are no subject here, few looks
-    limits = Limits(outstanding_down=OUTSTANDING_MOST, look=60.0)
+    limits = Limits(outstanding_down=OUTSTANDING_MOST, look=1.0 if "replay" in request.node.name else 60.0)
     one = DeliveryWorld(tmp_path, limits=limits, clock=simulated_world(), patience=24 * HOUR)
     yield one
     one.close()
@@ -158,6 +160,42 @@ async def test_while_two_sources_wait_each_has_half_of_the_rate(world: DeliveryW
     quiet = [at - came[0][0] for at, name in came if name.startswith("quiet")]
     assert quiet[-1] == pytest.approx(7, abs=1)  # 80 events, of which a second's worth goes at once
     assert came[-1][0] - came[0][0] == pytest.approx(15, abs=1)
+
+
+@simulated
+async def test_a_replay_and_the_live_flow_are_within_the_rate_together_and_the_live_flow_waits_for_nobody(
+    world: DeliveryWorld,
+) -> None:
+    came: list[tuple[float, str]] = []
+    emitted: dict[str, float] = {}
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        came.extend((now(), one["messageId"]) for one in batch)
+        return [DELIVERED] * len(batch)
+
+    world.add(script)
+    limited(world, 10)
+    for number in range(200):
+        await world.emit(f"old {number}", f"old {number}")
+    await world.run_until_idle()
+    came.clear()
+    wanted = Wanted("crm", 0, 1 << 60, (), "", 1_000.0, True)
+    await world.database.run(lambda c: replays.create(c, wanted, {0: (0, 200)}, 1))
+    world.start()
+    for number in range(60):  # six a second, of ten
+        emitted[f"new {number}"] = now()
+        await world.emit(f"new {number}", f"new {number}")
+        await asyncio.sleep(1 / 6)
+
+    async def met() -> bool:
+        return len(came) == 260
+
+    await world.until(met)
+    await world.crash()
+    assert all(sum(at <= one < at + 5 for one, _ in came) <= 5 * 10 + 10 for at, _ in came)
+    assert max(at - emitted[name] for at, name in came if name in emitted) < 0.5
+    begun = min(at for at, name in came if name not in emitted)
+    assert sum(at < begun + 9 for at, name in came if name not in emitted) == pytest.approx(4 * 9, abs=10)
 
 
 @simulated

@@ -2,10 +2,11 @@
 
 from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.delivery.throttle import Throttle
+from pipeline.delivery.throttle import Leftover, Throttle
 
 
 def sent(throttle: Throttle, start: float, seconds: float, step: float = 0.05) -> int:
@@ -79,6 +80,48 @@ def test_a_process_with_a_part_of_the_partitions_has_that_part_of_the_rate() -> 
     assert throttle.rate == 20
     throttle.share(1)
     assert throttle.rate == 40
+
+
+def test_who_comes_second_has_what_the_first_leaves_of_the_rate() -> None:
+    throttle = Throttle(10)
+    second = Leftover(throttle)
+    assert (throttle.room(0), second.room(0), second.rate) == (10, 5, 10)
+    for turn, (wanted, first, left) in enumerate(((100, 10, 0), (4, 4, 6), (0, 0, 10)), 1):  # events per second
+        went = [0, 0]
+        for tick in range(1_000):
+            now = 1_000.0 * turn + tick / 10
+            mine = min(throttle.room(now), wanted // 10 + (tick % 10 < wanted % 10))
+            throttle.took(mine, now)
+            count = second.room(now)
+            second.took(count, now)
+            went = [went[0] + mine, went[1] + count]
+        assert went == pytest.approx([first * 100, left * 100], abs=10)
+
+
+def test_who_comes_second_knows_when_it_may_go() -> None:
+    throttle = Throttle(10)
+    second = Leftover(throttle)
+    second.took(10, 0)
+    assert [throttle.next_at(0), second.next_at(0)] == pytest.approx([0.1, 0.6])
+    assert (second.room(0.59), second.room(0.61)) == (0, 1)
+
+
+@pytest.mark.parametrize("most", [0.5, 1.0])
+def test_where_a_seconds_worth_is_one_event_nothing_is_kept(most: float) -> None:
+    second = Leftover(Throttle(most))
+    assert second.room(0) == 1
+    second.took(1, 0)
+    assert second.next_at(0) == pytest.approx(1 / most)
+
+
+def test_without_a_limit_the_second_may_go_too_and_the_rate_is_not_the_seconds_to_divide() -> None:
+    second = Leftover(Throttle())
+    assert (second.room(0), second.next_at(7)) == (1 << 30, 7)
+    throttle = Throttle(10)
+    Leftover(throttle).share(0.5)
+    assert throttle.rate == 10
+    assert Leftover(throttle).too_much(0)
+    assert throttle.rate == 5
 
 
 @given(
