@@ -290,7 +290,10 @@ def decode_resolved(value: bytes) -> Resolved:
     if header not in (RESOLVED_HEADER, FENCED_HEADER, RESOLVED_V1_HEADER):
         raise ValueError(f"not a resolved record: starts with {value[:5].hex()}")
     try:
-        profile_id, at = _read_text(value, 5)
+        if (n := value[5]) & _LONG_OR_NEGATIVE:
+            profile_id, at = _read_text(value, 5)
+        else:
+            profile_id = value[6 : (at := 6 + (n >> 1))].decode()
         partition, at = _read_long(value, at)
         offset, at = _read_long(value, at)
         external_ids, at = ((), at + 1) if value[at] == 0 else _read_external_ids(value, at)
@@ -301,7 +304,7 @@ def decode_resolved(value: bytes) -> Resolved:
         event = _read_event(value, at)
     except (IndexError, ValueError) as error:
         raise ValueError(f"not a resolved record: {error}") from error
-    return Resolved(profile_id, Origin(partition, offset), external_ids, event, context, fences)
+    return Resolved(profile_id, _origin((partition, offset)), external_ids, event, context, fences)
 
 
 # The readers below are fastavro's schemaless reader for these two schemas, unrolled: a fifth of its cost. What is absent, and a text
@@ -324,10 +327,14 @@ def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
 
 def _read_long(buffer: bytes, at: int) -> tuple[int, int]:
     n = buffer[at]
-    if n > 0x7F:
-        n, at = _read_varint(buffer, at)
-        return (n >> 1) ^ -(n & 1), at
-    return (n >> 1) ^ -(n & 1), at + 1
+    if n < 0x80:
+        return (n >> 1) ^ -(n & 1), at + 1
+    more = buffer[at + 1]
+    if more < 0x80:
+        n = n & 0x7F | more << 7
+        return (n >> 1) ^ -(n & 1), at + 2
+    n, at = _read_varint(buffer, at)
+    return (n >> 1) ^ -(n & 1), at
 
 
 def _read_micros(buffer: bytes, at: int) -> tuple[int, int]:
@@ -373,7 +380,11 @@ def _read_present_text(buffer: bytes, at: int) -> tuple[str, int]:
     """The second branch of an optional text."""
     if buffer[at] != 2:
         raise ValueError("neither null nor a string")
-    return _read_text(buffer, at + 1)
+    n = buffer[at + 1]
+    if n & _LONG_OR_NEGATIVE:
+        return _read_text(buffer, at + 1)
+    end = at + 2 + (n >> 1)
+    return buffer[at + 2 : end].decode(), end
 
 
 def _read_present_bytes(buffer: bytes, at: int) -> tuple[bytes, int]:
@@ -471,7 +482,9 @@ def _read_event(buffer: bytes, at: int) -> Event:
     )
 
 
-_event: Final = partial(tuple.__new__, Event)  # half the cost of calling the class
+# Half the cost of calling the class.
+_event: Final = partial(tuple.__new__, Event)
+_origin: Final = partial(tuple.__new__, Origin)
 
 
 # ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -514,39 +527,42 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
 
     Adds `source`, `profileId` and `externalIds`, and to `context` what the server could tell; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
     JSON object (the collector lets none through)."""
-    event = resolved.event
-    full = json_loads(event.body)
+    source, kind, message_id, anonymous_id, user_id, timestamp, sent_at, received_at, _, ip, _, body = resolved.event
+    full = json_loads(body)
     if not isinstance(full, dict):
         raise ValueError("the body is not a JSON object")
     for name in INTERNAL_FIELDS:
         full.pop(name, None)
     full["originalTimestamp"] = full.get("timestamp") or full.get("originalTimestamp")
-    if event.type == "identify" and (traits := identified(full)) is not None:
+    if kind == "identify" and (traits := identified(full)) is not None:
         full["traits"] = traits
-    full["type"] = event.type
-    full["messageId"] = event.message_id
-    full["timestamp"] = iso(event.timestamp)
-    full["receivedAt"] = iso(event.received_at)
-    if event.sent_at is None:
-        full.pop("sentAt", None)
+    full["type"] = kind
+    full["messageId"] = message_id
+    full["timestamp"] = iso(timestamp)
+    full["receivedAt"] = iso(received_at)
+    if sent_at is not None:
+        full["sentAt"] = iso(sent_at)
     else:
-        full["sentAt"] = iso(event.sent_at)
-    for name, value in (("anonymousId", event.anonymous_id), ("userId", event.user_id)):
-        if value is None:
-            full.pop(name, None)
-        else:
-            full[name] = value
-    if event.ip is not None:
+        full.pop("sentAt", None)
+    if anonymous_id is not None:
+        full["anonymousId"] = anonymous_id
+    else:
+        full.pop("anonymousId", None)
+    if user_id is not None:
+        full["userId"] = user_id
+    else:
+        full.pop("userId", None)
+    if ip is not None:
         context = full.get("context")
         if not isinstance(context, dict):
             context = full["context"] = {}
         if context.get("ip") is None:
-            context["ip"] = event.ip
+            context["ip"] = ip
     if resolved.context is not None:
         _add_context(full, resolved.context)
-    full["source"] = event.source
+    full["source"] = source
     full["profileId"] = resolved.profile_id or None
-    full["externalIds"] = [{"type": one.type, "id": one.value} for one in resolved.external_ids]
+    full["externalIds"] = [{"type": kind, "id": value} for kind, value in resolved.external_ids]
     return full
 
 

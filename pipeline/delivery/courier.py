@@ -426,7 +426,7 @@ class Courier:
         task.add_done_callback(land)
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
-        gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.passed_over}
+        gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.reason and item.passed_over}
         gone |= await self._load([item for item in items if item.resolved is None and item not in gone])
         going = [item for item in items if item not in gone] if gone else items
         made = await attempt(self._routing, self._client, going, self._limits.attempt, self._insert)
@@ -481,10 +481,10 @@ class Courier:
         waits: dict[Lane, bool] = {}
         for item, outcome in zip(made.items, made.outcomes, strict=True):
             left = rest.setdefault(item.lane, [])
-            if item in made.done:
+            if made.done and item in made.done:
                 item.done = made.done[item]
             if outcome is not None:
-                settle(item, outcome, made, now, self._world.chance(), self._limits)
+                settle(item, outcome, made, now, self._world.chance, self._limits)
                 if item.listed:
                     self._changed_at = self._changed_at if self._changed else now
                     self._changed[item] = None
@@ -506,7 +506,9 @@ class Courier:
             self._begin_pause(made.credentials, now)
         if made.error is not None:
             self._report(made.error, now)
-        too_much = any(isinstance(one, Retry) and one.reason.startswith(_TOO_MUCH) for one in made.outcomes)
+        too_much = made.retried and any(
+            isinstance(one, Retry) and one.reason.startswith(_TOO_MUCH) for one in made.outcomes
+        )
         if too_much and self._throttle.too_much(now):
             self._log.warning("destination throttled", events_per_second=round(self._throttle.rate, 1))
         if made.answered:

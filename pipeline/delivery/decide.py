@@ -83,7 +83,7 @@ def rules(destination: Destination) -> Decide:
             return FILTERED_BY_INTEGRATIONS_OBJECT
         if body.metadata is not None and sent_by_device(body.metadata, names):
             return MESSAGE_SENT_CLIENT_SIDE
-        if not plain(event, body) or (passes is not None and not passes(whole(resolved))):
+        if (plain is not None and not plain(event, body)) or (passes is not None and not passes(whole(resolved))):
             return FILTERED_BY_RULES
         return None
 
@@ -173,7 +173,9 @@ def sent_by_device(metadata: Any, names: Sequence[str]) -> bool:
 # ── The configured filter ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _filter(config: FilterConfig) -> Callable[[Event, _Body], bool]:
+def _filter(config: FilterConfig) -> Callable[[Event, _Body], bool] | None:
+    if config.types is None and config.events is None:
+        return None
     types = None if config.types is None else frozenset(config.types)
     names = None if config.events is None else frozenset(config.events)
 

@@ -218,7 +218,7 @@ class Lanes:
         back = list(items)
         if back and lane.queue and lane.queue[0].offset < back[-1].offset:  # some were put back meanwhile
             lane.queue = deque(sorted((*back, *lane.queue), key=_offset))
-        else:
+        elif back:
             lane.queue.extendleft(reversed(back))
         if not lane.queue:
             lane.partition.lanes.pop(lane.key, None)

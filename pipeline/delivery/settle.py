@@ -1,5 +1,6 @@
 """What an outcome makes of an event: delivered, dead, or to be tried again, and when."""
 
+from collections.abc import Callable
 from typing import Final
 
 from destinations.contract import Delivered, Filtered, Outcome, Rejected
@@ -12,19 +13,23 @@ from pipeline.delivery.retry import delay
 _SHRINK: Final = 8  # a chunk that broke is cut in so many
 
 
-def settle(item: Item, outcome: Outcome, made: Attempt, now: float, chance: float, limits: Limits) -> None:
+def settle(
+    item: Item, outcome: Outcome, made: Attempt, now: float, chance: Callable[[], float], limits: Limits
+) -> None:
     """Brings an event up to date with what came of an attempt at it. Bytes are kept only where they are needed yet."""
     item.attempts += 1
     item.first_at = item.first_at or now
     if isinstance(outcome, Delivered):
         item.state, item.reason, item.ended_at = State.DELIVERED, "", now
-    elif isinstance(outcome, Filtered):
+        item.resolved = item.value = None
+        return
+    if isinstance(outcome, Filtered):
         item.state, item.reason, item.ended_at = State.FILTERED, outcome.reason, now
     elif isinstance(outcome, Rejected) or _is_hopeless(item, made, now, limits):
         item.state, item.reason, item.ended_at = State.DEAD, outcome.reason, now
     else:
         item.state, item.reason = State.RETRY, outcome.reason
-        item.next_at = now + delay(item.attempts, outcome.after, chance, limits)
+        item.next_at = now + delay(item.attempts, outcome.after, chance(), limits)
     if item.state is State.RETRY and not item.listed:
         return  # it may go again from memory
     item.resolved = None
