@@ -304,11 +304,18 @@ def measure(log_url: str, shape: Shape, seconds: float) -> list[Result]:
     return [*results, *at_seventy_percent(log_url, shape, seconds, load), *by_two(log_url, shape, seconds, load)]
 
 
+ATTEMPTS: Final = 3
+
+
 def at_seventy_percent(log_url: str, shape: Shape, seconds: float, closed: Load) -> list[Result]:
-    """A generator that sends what is due has more to do than one that waits for answers, so the capacity is that of such a run."""
+    """A generator that sends what is due has more to do than one that waits for answers, so the capacity is that of such a run. Where less
+    was taken than 70 % of it, the machine had something else to do meanwhile, and both are measured again."""
     shape = shape._replace(connections=4 * shape.connections)
-    most = run(log_url, shape, seconds, rate=closed.events_per_second / shape.events)
-    paced = run(log_url, shape, seconds, rate=0.7 * most.events_per_second / shape.events)
+    for _ in range(ATTEMPTS):
+        most = run(log_url, shape, seconds, rate=closed.events_per_second / shape.events)
+        paced = run(log_url, shape, seconds, rate=0.7 * most.events_per_second / shape.events)
+        if paced.events_per_second > 0.67 * most.events_per_second:
+            break
     name = f"{shape.name} at 70 %"
     return [
         result(f"{name}: events/s", paced.events_per_second, "events/s", floor=most.events_per_second),

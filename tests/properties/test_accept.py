@@ -2,15 +2,18 @@
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import accumulate
 from typing import Any
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collector.accept import Accepted, accept
 from collector.body import decompress
 from collector.headers import Authorization, client_ip
+from collector.item import DEPTH_LIMIT
+from collector.plain import all_shallow
 from collector.routes import ROUTES
 from collector.timestamps import EARLIEST, LATEST, event_time, parse_time
 from schemas.errors import Refused
@@ -252,3 +255,17 @@ def test_the_time_of_an_event_is_always_one_a_calendar_holds(original: int, sent
 def test_any_value_is_a_time_or_none(value: Any) -> None:
     parsed = parse_time(value)
     assert parsed is None or EARLIEST <= parsed <= LATEST
+
+
+@given(
+    st.lists(st.sampled_from([b"{" * 70, b"[" * 70, b'{"a":[]}', b"x" * 500, b"x" * 3_900]), max_size=12),
+    st.integers(1, 9_000),
+)
+@example([b"x" * 3_900, b"{" * 70, b"x" * 500, b"[" * 70], 640)
+def test_what_is_called_shallow_has_no_part_with_more_brackets_than_levels_are_allowed(
+    pieces: list[bytes], longest: int
+) -> None:
+    whole = b"".join(pieces)
+    if all_shallow(whole, longest):
+        opened = [0, *accumulate(byte in b"{[" for byte in whole)]
+        assert all(opened[min(at + longest, len(whole))] - before <= DEPTH_LIMIT for at, before in enumerate(opened))
