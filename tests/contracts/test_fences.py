@@ -1,0 +1,119 @@
+"""What an event's ids were of before: noted with the event, the same after a crash, gone once it is emitted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import Connection, select
+
+from pipeline.identity import DEFAULT
+from pipeline.log import Batch, Record
+from pipeline.parse import Work, parse
+from pipeline.store import ledger, schema
+from pipeline.store.database import Database
+from pipeline.store.intake import Emission, apply
+from pipeline.store.ledger import Progress, Row, Standing
+from pipeline.store.migrate import migrate
+from schemas.events import Event, Fence, Origin, encode_event, encode_resolved
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    postgres = request.param == "postgres"
+    url = request.getfixturevalue("postgres_url") if postgres else f"sqlite:///{tmp_path}/millrace.sqlite"
+    opened = Database(url, threads=2)
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+def event(number: int, anonymous: str | None, user: str | None = None, kind: str = "track", **more: Any) -> Record:
+    body = {"type": kind, "messageId": f"m{number}", "event": "Clicked", **more}
+    one = Event(
+        "web", kind, f"m{number}", anonymous, user, number, None, number, "client", None, None, orjson.dumps(body)
+    )
+    return Record(one.key, encode_event(one), 0, number)
+
+
+def poll(*records: Record) -> Work:
+    return parse([Batch("events", 0, records, records[-1].offset + 1)])
+
+
+def applied(database: Database, work: Work, emitted: int = 0) -> list[Emission]:
+    return database.run_sync(lambda connection: apply(connection, work, {0: emitted}, DEFAULT))
+
+
+def kept(database: Database) -> list[tuple[int, int, str]]:
+    table = schema.fences
+    rows = database.read_sync(lambda connection: connection.execute(select(table).order_by(table.c.offset)).all())
+    return [(row.partition, row.offset, row.profile) for row in rows]
+
+
+# A phone that is known as u1's, a laptop that is not yet; then u1 logs in on the laptop.
+PHONE, LAPTOP = event(0, "phone", "u1"), event(1, "laptop")
+LOGIN = event(2, "laptop", "u1", "identify")
+
+
+def test_the_event_that_merges_leaves_the_absorbed_profile(database: Database) -> None:
+    phone, laptop, login = applied(database, poll(PHONE, LAPTOP, LOGIN))
+    assert (login.profile, login.left) == (phone.profile, [laptop.profile])
+    assert (phone.left, laptop.left) == ((), ())
+
+
+def test_the_first_event_of_each_other_device_of_the_absorbed_profile_leaves_it_too(database: Database) -> None:
+    """Another member of the pipeline may emit it, and has the earlier ones of that device to emit before."""
+    traits = {"email": "kim@example.com"}
+    laptop, tablet = (event(at, one, None, "identify", traits=traits) for at, one in ((1, "laptop"), (2, "tablet")))
+    login, first, second = event(3, "laptop", "u1"), event(4, "tablet"), event(5, "tablet")
+    _, absorbed, _, *rest = applied(database, poll(PHONE, laptop, tablet, login, first, second))
+    assert [one.left for one in rest] == [[absorbed.profile], [absorbed.profile], ()]
+
+
+def test_what_is_applied_again_leaves_what_it_left_then(database: Database) -> None:
+    first = applied(database, poll(PHONE, LAPTOP, LOGIN))
+    again = applied(database, poll(LAPTOP, LOGIN, event(3, "laptop", "u1")))
+    assert [one.left for one in again] == [(), first[-1].left, ()]
+
+
+def test_what_is_emitted_is_forgotten_when_more_is_kept(database: Database) -> None:
+    applied(database, poll(PHONE, LAPTOP, LOGIN))
+    assert [offset for _, offset, _ in kept(database)] == [2]
+    applied(database, poll(event(3, "tv")), emitted=3)
+    assert [offset for _, offset, _ in kept(database)] == [2]
+    applied(database, poll(event(4, "tv", "u1")), emitted=4)
+    assert [offset for _, offset, _ in kept(database)] == [4]
+
+
+# ── In the ledger ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listed(offset: int, state: str, profile: str, fences: list[Fence] | None = None) -> Row:
+    one = Event("web", "track", f"m{offset}", profile, None, 1, None, 1, "client", None, None, b"{}")
+    value = encode_resolved(profile, Origin(0, offset), (), encode_event(one), fences=fences or ())
+    return Row(offset, state, "web", profile, f"m{offset}", 0, "", 1, 1, value)
+
+
+def write(database: Database, partition: int, offset: int, *rows: Row) -> None:
+    def written(connection: Connection) -> frozenset[int]:
+        (owned,) = ledger.claim(connection, "crm", [partition], 1).values()
+        progress = Progress(partition, owned.epoch, offset, {}, None, {}, rows, [], owned.writes)
+        return ledger.record(connection, "crm", 1, [progress])
+
+    assert database.run_sync(written) == frozenset()
+
+
+def test_who_takes_a_partition_over_gets_the_fences_of_what_is_held(database: Database) -> None:
+    """What was tried has its fences behind it."""
+    fence = [Fence("bob", 1, 7)]
+    write(database, 0, 3, listed(0, "held", "ann", fence), listed(1, "retry", "eve", fence), listed(2, "held", "dan"))
+    (owned,) = database.run_sync(lambda connection: ledger.claim(connection, "crm", [0], 1)).values()
+    assert owned.fences == {0: tuple(fence)}
+
+
+def test_the_ledger_tells_how_far_a_destination_is_and_what_of_whom_is_outstanding(database: Database) -> None:
+    write(database, 0, 9, listed(4, "held", "bob"), listed(2, "retry", "bob"), listed(1, "dead", "bob"))
+    write(database, 1, 5, listed(3, "dead", "eve"))
+    standing = database.read_sync(lambda connection: ledger.standing(connection, "crm", [(0, "bob"), (1, "eve")]))
+    assert standing == Standing({0: 9, 1: 5}, {(0, "bob"): 2})
