@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from pipeline.identity import Rules
 from pipeline.privacy import eraser
@@ -93,6 +94,25 @@ async def test_records_of_a_deleted_person_keep_their_places_and_say_nothing(wor
     assert sorted(one.event.message_id for one in after) == ["", "", "", "m-bob-1", "m-bob-2"]
     assert [one.external_ids for one in after if is_erased(one.event)] == [(), (), ()]
     assert sum(is_erased(one) for one in await world.accepted()) == 3
+
+
+def test_only_a_file_from_before_deletes_overwrote_is_written_anew(tmp_path: Path) -> None:
+    """That takes as long as the file is large, and nothing goes through the pipeline meanwhile."""
+
+    def freed(of: Database) -> int:
+        """Unused pages once what was deleted is overwritten: a file that is written anew has none."""
+        of.run_sync(lambda c: c.execute(text("CREATE TABLE large (value TEXT)")))
+        of.run_sync(lambda c: c.execute(text("INSERT INTO large VALUES (:value)"), {"value": "x" * 100_000}))
+        of.run_sync(lambda c: c.execute(text("DROP TABLE large")))
+        assert of.overwrite_deleted()
+        return int(of.read_sync(lambda c: c.execute(text("PRAGMA freelist_count")).scalar_one()))
+
+    made = Database(f"sqlite:///{tmp_path}/millrace.sqlite")
+    migrate(made)
+    assert freed(made) > 20
+    made.run_sync(lambda c: c.execute(text("PRAGMA user_version=0")))
+    assert freed(made) == 0
+    made.close()
 
 
 async def test_every_profile_that_merged_goes_whatever_id_names_the_person(world: World) -> None:
