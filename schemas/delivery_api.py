@@ -61,7 +61,7 @@ class AlertView(Shape):
 
     alert: str
     state: str = Field(
-        description="pending: not yet for long enough; firing; calming: right again, not yet for long enough."
+        description="pending: not yet for long enough; firing; calming: right again, not yet for long enough; both with `again` when it had been over within the hour."
     )
     since: str = Field(description="When it began to fire; of a pending one, when it was first seen.")
     text: str

@@ -49,7 +49,7 @@ def _show(config: str | None, data: str | None, *, as_json: bool) -> int:
     settings = load_settings(environment(config=config, data=data), delivers=False)
     with wiring.open_database(settings) as database:
         wiring.usable(settings, database)
-        open_ones = [one for one in database.read_sync(store.alerts).values() if one.state in ("firing", "calming")]
+        open_ones = [one for one in database.read_sync(store.alerts).values() if one.is_on]
     known = [view(one) for one in open_ones]
     if as_json:
         print_json([one.json_object() for one in known])

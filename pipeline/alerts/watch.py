@@ -92,7 +92,8 @@ async def _turn(
         heard = await _tell(alert, channels, now)
         if heard != alert.told:
             known[name] = replace(alert, told=heard)
-    await database.run(lambda connection: store.keep(connection, filter(is_open, known.values())))
+    still = [one for one in known.values() if is_open(one, now)]
+    await database.run(lambda connection: store.keep(connection, still))
     return off
 
 
@@ -161,7 +162,7 @@ def _counters(snapshot: Books) -> dict[str, int]:
 
 
 def _log(before: Alert | None, after: Alert | None) -> None:
-    was, now = (one is not None and one.state in ("firing", "calming") for one in (before, after))
+    was, now = (one is not None and one.is_on for one in (before, after))
     if now and not was and after is not None:
         log.error("alert", alert=after.name, text=after.text, remedy=after.remedy)
     elif was and not now and before is not None:

@@ -476,7 +476,7 @@ alerts: Final = Table(
     "alerts",
     metadata,
     Column("name", String, primary_key=True),
-    Column("state", String, nullable=False),  # pending, firing, calming, ok
+    Column("state", String, nullable=False),  # pending, firing, calming, ok; with "again"
     Column("since", BigInteger, nullable=False),
     Column("fired", BigInteger, nullable=False),
     Column("text", Text, nullable=False),

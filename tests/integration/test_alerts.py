@@ -206,7 +206,7 @@ async def test_a_destination_that_stops_and_goes_on_is_told_once_each_also_over_
     async with watched.running():
         watched.note("delivering")
         await watched.hears("firing destination crm stopped", "resolved destination crm stopped")
-    assert watched.database.read_sync(store.alerts) == {}
+    assert [one.is_on for one in watched.database.read_sync(store.alerts).values()] == [False]
 
 
 async def test_a_channel_that_is_deaf_hears_it_later(watched: Watched) -> None:

@@ -109,6 +109,25 @@ def test_a_flapping_condition_is_one_alert():
     assert story([(at, at % 2 == 0) for at in range(60)] + [(70, False)]) == ["0 firing", "70 resolved"]
 
 
+def test_what_comes_back_within_the_hour_is_told_once_more_and_then_takes_an_hour_of_calm():
+    every_quarter = [(at, at % 15 == 0) for at in range(15, 600, 5)]
+    assert story([*every_quarter, *((at, False) for at in range(600, 700))]) == [
+        "15 firing",
+        "25 resolved",
+        "30 firing",
+        "650 resolved",
+    ]
+
+
+def test_what_comes_back_after_an_hour_is_another_alert():
+    assert story([(1, True), (2, False), (7, False), (61, True), (62, False), (67, False)]) == [
+        "1 firing",
+        "7 resolved",
+        "61 firing",
+        "67 resolved",
+    ]
+
+
 def test_a_moment_is_no_alert_when_it_has_to_hold():
     assert story([(0, True), (1, False), (2, True), (3, True), (4, True)], hold=2) == ["4 firing"]
 
@@ -152,3 +171,13 @@ def test_within_a_day_nobody_hears_the_same_twice_in_a_row(steps, hold, calm):
     looks.sort(key=lambda one: one[0])
     said = [one.split()[1] for one in story(looks, hold=hold, calm=calm)]
     assert said == ["firing", "resolved"] * (len(said) // 2) + ["firing"] * (len(said) % 2)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.booleans()), max_size=200), st.integers(0, 10), st.integers(0, 10))
+def test_nobody_hears_more_than_four_times_in_an_hour_however_often_it_comes_and_goes(steps, hold, calm):
+    at, looks = 1, []
+    for minutes, is_wrong in steps:
+        at += minutes
+        looks.append((at, is_wrong))
+    said = [int(one.split()[0]) for one in story(looks, hold=hold, calm=calm)]
+    assert all(sum(start <= one < start + 60 for one in said) <= 4 for start in said)
