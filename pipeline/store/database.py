@@ -147,11 +147,6 @@ class Database:
         self.engine.dispose()
 
 
-def note_clean(connection: Connection) -> None:
-    """For an SQLite file without tables: nothing was ever deleted from it that was not overwritten, so it need not be written anew."""
-    connection.exec_driver_sql(f"PRAGMA user_version={_CLEAN}")
-
-
 def normalize(url: str) -> str:
     """SQLAlchemy's form of a database URL, with the driver named. ConfigError for one that we do not speak."""
     scheme, separator, rest = url.partition("://")

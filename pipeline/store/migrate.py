@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from pipeline.store.database import Database, note_clean
+from pipeline.store.database import Database
 from schemas.errors import ConfigError
 
 _FOLDER = Path(__file__).parent / "migrations"
@@ -23,8 +23,6 @@ def migrate(database: Database) -> str:
         if database.postgres:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
         _refuse_newer(connection)
-        if not database.postgres and MigrationContext.configure(connection).get_current_revision() is None:
-            note_clean(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
