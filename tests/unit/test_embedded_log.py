@@ -279,6 +279,15 @@ def assert_in_order(found: Sequence[bytes]) -> None:
         last[key] = int(n)
 
 
+def test_writers_that_take_turns_follow_each_other_from_segment_to_segment(folder: Path) -> None:
+    with journal(folder, retention=SMALL_SEGMENTS) as one, journal(folder, retention=SMALL_SEGMENTS) as other:
+        written = [b"%06d" % number + bytes(30_000) for number in range(30)]
+        for number, value in enumerate(written):
+            commit((one, other)[number // 3 % 2], value)
+        assert segment_of(one.end) > 5
+        assert values(one) == values(other) == written
+
+
 async def test_two_processes_append_to_one_topic_at_once(folder: Path) -> None:
     both = [start_appender(folder, key, 0, 100) for key in "ab"]
     async with open_embedded(folder, partitions=1, retention=KEPT) as log:

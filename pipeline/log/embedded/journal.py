@@ -221,8 +221,10 @@ class Journal:
         if published.tail.at != self._state.end:  # its writer was killed before the last store
             published = Published(published.sequence + 1, published.sealed, published.tail)
             self._state.publish(published)
-        self._forget_segment()
-        self._segment = os.open(self.path(segment_of(published.tail.at)), os.O_RDWR | os.O_CLOEXEC)
+        if segment_of(published.tail.at) != segment_of(self._known.tail.at):
+            self._forget_segment()
+        if self._segment < 0:
+            self._segment = os.open(self.path(segment_of(published.tail.at)), os.O_RDWR | os.O_CLOEXEC)
         self._zeroed = os.fstat(self._segment).st_size
         self._known = published
 
