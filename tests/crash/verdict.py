@@ -160,22 +160,24 @@ def first_sightings(file: Path) -> list[Sighting]:
 
 
 def webhook_faults(sightings: Sequence[Sighting], resolved: Mapping[str, Sequence[str]], sent: Sent) -> Faults:
-    """Every answered message was seen; each profile's in the order in which the pipeline resolved them, and each device's, as
-    long as it belonged to one profile, in the order in which they were sent."""
+    """Every answered message was seen; each profile's in the order in which the pipeline resolved them, and each device's in the order
+    in which they were sent, whatever profiles it belonged to on the way."""
     seen = {one.id for one in sightings}
     faults = [f"{one} was never seen" for one in sorted(set(sent.answered) - seen)]
     faults += [f"{one} was never sent" for one in sorted(seen - sent.messages.keys())]
     by_profile: dict[str, list[str]] = {}
-    by_device: dict[tuple[str, str], list[Message]] = {}
+    by_device: dict[str, list[tuple[Message, str]]] = {}
     for one in sightings:
         by_profile.setdefault(one.profile, []).append(one.id)
         message = sent.messages.get(one.id)
         if message is not None and message.ordered and one.id in sent.answered:
-            by_device.setdefault((one.profile, one.device), []).append(message)
-    for (profile, device), messages in by_device.items():
-        for before, after in pairwise(messages):
+            by_device.setdefault(one.device, []).append((message, one.profile))
+    for device, messages in by_device.items():
+        for (before, then), (after, now) in pairwise(messages):
             if before.number > after.number:
-                faults.append(f"{device} in {profile}: {after.id} ({after.number}) after {before.id} ({before.number})")
+                faults.append(
+                    f"{device}: {after.id} ({after.number}, {now}) after {before.id} ({before.number}, {then})"
+                )
     for profile, ids in by_profile.items():
         order = list(resolved.get(profile, ()))
         if ids != order:
