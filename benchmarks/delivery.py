@@ -21,7 +21,6 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-import aiohttp
 import orjson
 import structlog
 import uvloop
@@ -30,6 +29,7 @@ from benchmarks.results import Result, finish, result
 from destinations import webhook
 from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Settings
 from destinations.guard import Outbound, session
+from destinations.http.request import Request
 from millrace.process import settle
 from pipeline.delivery.engine import Destination, World, run_delivery
 from pipeline.log import Log, Record, open_log
@@ -235,13 +235,13 @@ async def post_only(log: Log, url: str, batch_size: int, count: int) -> Run:
             events += [orjson.dumps(materialize(decode_resolved(one.value))) for one in batch.records]
             offset = batch.next_offset
     bodies = [b"[" + b",".join(events[at : at + batch_size]) + b"]" for at in range(0, count, batch_size)]
+    request = Request("POST", url, {"Content-Type": "application/json"})
     began, used = time.perf_counter(), cpu()
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+    async with _this_machine().http() as http:
 
         async def send() -> None:
             while bodies:
-                async with http.post(url, data=bodies.pop(), headers={"Content-Type": "application/json"}) as response:
-                    await response.read()
+                await http.send(request, bodies.pop(), timeout=10.0)
 
         await asyncio.gather(*(send() for _ in range(8)))
     return Run(time.perf_counter() - began, cpu() - used)
