@@ -1,0 +1,133 @@
+"""Most chunks go by the only mapping in one call, as JSON where an action sends events on: the same comes of it as by the long way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from destinations.contract import (
+    DELIVERED,
+    Action,
+    Definition,
+    Delivered,
+    EncodedEvent,
+    Env,
+    Filtered,
+    Outcome,
+    Rejected,
+    Retry,
+    Settings,
+)
+from pipeline.delivery.attempt import Attempt, attempt
+from pipeline.delivery.batching import Batching, encoded
+from pipeline.delivery.lanes import Item, Partition
+from pipeline.delivery.limits import Destination
+from pipeline.delivery.mapping import Routing, routing
+from pipeline.delivery.shared import whole
+from pipeline.store.ledger import Claim
+from schemas.errors import CredentialsRejected
+from schemas.events import Origin, decode_resolved, materialize
+from tests.unit.delivery_world import NoSettings, resolved
+
+Answer = Outcome | Exception | None  # None: forgets to answer
+Answers = dict[str, Answer]
+
+
+def service(answers: Answers, got: list[list[EncodedEvent]], *, atomic: bool = True) -> Routing:
+    """Takes track calls as JSON, and answers as it is told; an exception ends the call."""
+
+    async def send(_: None, batch: Sequence[EncodedEvent]) -> Sequence[Outcome]:
+        got.append(list(batch))
+        told = [answers.get(one.message_id, DELIVERED) for one in batch]
+        for one in told:
+            if isinstance(one, Exception):
+                raise one
+        return [one for one in told if isinstance(one, Delivered | Retry | Rejected | Filtered)]
+
+    async def check(_: None) -> None:
+        return None
+
+    @asynccontextmanager
+    async def connect(settings: Settings, env: Env) -> AsyncIterator[None]:
+        yield None
+
+    action = Action(
+        name="send", payload=None, types=("track",), max_batch=100, deliver=send, encoded=True, atomic=atomic
+    )
+    definition = Definition(
+        name="service",
+        description="Does as it is told.",
+        settings=NoSettings,
+        connect=connect,
+        check=check,
+        actions=(action,),
+    )
+    return routing(Destination(name="service", definition=definition, settings=NoSettings()))
+
+
+def chunk(events: Sequence[tuple[str, str]], **rest: Any) -> list[Item]:
+    """Events by profile and type; their ids are m0, m1, …"""
+    partition = Partition(Claim(0, 0, 0, {}, (), 0))
+    items = []
+    for number, (profile, kind) in enumerate(events):
+        item = Item(partition.lane(profile, number), number, "web", f"m{number}")
+        item.resolved = decode_resolved(resolved(f"m{number}", profile, Origin(0, number), type=kind, **rest))
+        items.append(item)
+    return items
+
+
+def seen(made: Attempt) -> tuple[object, ...]:
+    """All of what came of an attempt."""
+    return made.outcomes, made.answered, made.retried, made.broken, made.faulty, repr(made.error), made.credentials
+
+
+answers = st.sampled_from(
+    [DELIVERED, DELIVERED, DELIVERED, Retry("http 503", 2.0), Rejected("http 422"), Filtered("NO")]
+)
+faults = st.sampled_from([RuntimeError("a bug"), CredentialsRejected("http 401"), None])
+events = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["track", "track", "identify"])), max_size=8)
+
+
+@given(events, st.dictionaries(st.sampled_from([f"m{n}" for n in range(8)]), answers | faults))
+def test_both_ways_come_to_the_same(events: list[tuple[str, str]], told: Answers) -> None:
+    short = service(told, [])
+    assert short.only is not None
+    ways = [short, replace(short, only=None)]
+    assert len({repr(seen(asyncio.run(attempt(way, None, chunk(events), 5.0)))) for way in ways}) == 1
+
+
+async def test_events_come_as_the_json_of_what_destinations_see() -> None:
+    got: list[list[EncodedEvent]] = []
+    items = chunk([("a", "track"), ("b", "track")], properties={"price": 9.5, "name": "Zoë"})
+    expected = [materialize(item.resolved) for item in items if item.resolved is not None]
+    made = await attempt(service({}, got), None, items, 5.0)
+    assert made.outcomes == [DELIVERED, DELIVERED]
+    assert [[(one.message_id, orjson.loads(one.json)) for one in call] for call in got] == [
+        [("m0", expected[0]), ("m1", expected[1])]
+    ]
+
+
+async def test_what_cannot_be_json_is_rejected_and_the_rest_goes() -> None:
+    """Half of a surrogate pair: JSON can write it, but nobody can send it."""
+    got: list[list[EncodedEvent]] = []
+    items = chunk([("a", "track"), ("b", "track")])
+    broken = items[0].resolved
+    assert broken is not None
+    items[0].resolved = replace(broken, event=broken.event._replace(body=b'{"event":"\\ud800"}'))
+    made = await attempt(service({}, got), None, items, 5.0)
+    assert made.outcomes == [Rejected("PAYLOAD_VALIDATION_FAILED: no JSON"), DELIVERED]
+    assert [[one.message_id for one in call] for call in got] == [["m1"]]
+
+
+def test_bounds_of_calls_hold_for_json_as_for_objects() -> None:
+    (item,) = chunk([("a", "track")], properties={"list": "news"})
+    assert item.resolved is not None
+    event = whole(item.resolved)
+    bounds = Batching(10, 1_000, [["properties", "list"]])
+    assert (bounds.size(encoded(event)), bounds.kind(encoded(event))) == (bounds.size(event), bounds.kind(event))
+    assert bounds.kind(event) == b'["news"]'
