@@ -1,11 +1,12 @@
 """What people prefer by category, and where profiles that merged differed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
-from pipeline.profile import Profile, Stamp, Traits, dispute
+from pipeline.graph import Merge
+from pipeline.profile import Profile, Stamp, Traits, dispute, disputes, take_newer
 from pipeline.store import bulk, schema
 from schemas.exact_json import json_dumps, json_loads
 
@@ -32,6 +33,24 @@ def stated(connection: Connection, profile: str) -> Stated:
     table = schema.profiles.c
     row = connection.execute(select(table.consent, table.disputed).where(table.id == profile)).first()
     return Stated(*({} if row is None or text is None else json_loads(text) for text in (row or (None, None))))
+
+
+def note_differing(connection: Connection, profiles: Mapping[str, Profile], merges: Iterable[Merge]) -> None:
+    """Keeps on what profiles differ that merge one after the other, as they were before."""
+    survivors: dict[str, Profile] = {}
+    rows = []
+    for merge in merges:
+        whole = survivors.setdefault(merge.survivor, _copied(profiles[merge.survivor]))
+        other = profiles[merge.absorbed]
+        held = disputes(whole, other)
+        rows += [(merge.id, category, json_dumps(stamp).decode()) for category, stamp in held.items()]
+        take_newer(whole.consent, other.consent)
+        dispute(whole, {**other.disputed, **held})
+    bulk.insert(connection, schema.disputes, rows)
+
+
+def _copied(profile: Profile) -> Profile:
+    return Profile(profile.id, 0, consent=dict(profile.consent), disputed=dict(profile.disputed))
 
 
 def recount(connection: Connection, profiles: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from pipeline.graph import Edge, Graph, Merge
 from pipeline.identity import Rules
 from pipeline.split import Change, Correction, Family, Split, cut, lift, undo
 from pipeline.store import bulk, schema
-from pipeline.store.consent import recount
+from pipeline.store.consent import note_differing, recount
 from pipeline.store.graph import load, read_profiles, save
 from schemas.changes import ProfileChange
 from schemas.errors import Refused
@@ -118,6 +118,7 @@ def remerge(connection: Connection, split: str, rules: Rules, *, dry_run: bool =
     at = _now()
     told, change = lift(known, _held(family, split), at, rank(rules), rules.windowed)
     if not dry_run:
+        note_differing(connection, family.profiles, change.added)
         _write(connection, change)
         untold = [*_changes(detail), *changes_of_split(split, "remerged", at, family, change)]
         detail["pending"] = [list(one) for one in (*known.pending, *told)]

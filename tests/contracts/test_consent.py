@@ -108,6 +108,21 @@ async def test_undoing_the_merge_gives_both_their_own_words_back_and_lifting_tha
     assert (await consent(people, "user_id:u1"))["ads"] == "conflict"
 
 
+async def test_lifting_a_split_whose_sides_went_on_merges_them_as_they_are_now(people: World) -> None:
+    email: dict[str, Any] = {"traits": {"email": "e@x.test"}, "kind": "identify"}
+    await people.happen(said("m0", anonymous="a0"))
+    await people.happen(said("m1", {"ads": True}, user="u1"))
+    await people.happen(said("m2", {"ads": True}, anonymous="a2", at=1))
+    await people.happen(said("m3", user="u1", anonymous="a2", at=2))
+    merge = people.database.read_sync(lambda c: c.execute(text("SELECT id FROM merges")).scalar_one())
+    split = people.database.run_sync(lambda c: splits.unmerge(c, merge, people.rules)).split.id
+    await people.happen(said("m4", {"ads": False}, anonymous="a2", at=4, **email))
+    await people.happen(said("m5", anonymous="a0", at=5, **email))
+    assert await consent(people, "anonymous_id:a0") == {"ads": False}
+    people.database.run_sync(lambda c: splits.remerge(c, split, people.rules))
+    assert await consent(people, "user_id:u1") == {"ads": "conflict"}
+
+
 async def test_each_preference_tells_its_event_when_asked(people: World) -> None:
     await people.happen(said("m1", {"ads": True}, user="u1"))
     reply = await people.get(f"{BASE}/user_id:u1/consent", verbose="true")
