@@ -431,9 +431,13 @@ def _refuse_if_apart(roots: Iterable[Profile], lifted: str) -> None:
 def _intact(split: Split, family: Family) -> bool:
     """Whether the two profiles are as the split left them: more ids and events are no matter, another shape is."""
     detail = split.detail
-    if detail["made"] or detail.get("disturbed") or any(
-        name not in family.profiles or family.profiles[name].merged_into is not None
-        for name in (split.profile, split.other)
+    if (
+        detail["made"]
+        or detail.get("disturbed")
+        or any(
+            name not in family.profiles or family.profiles[name].merged_into is not None
+            for name in (split.profile, split.other)
+        )
     ):
         return False
     return (
