@@ -156,7 +156,8 @@ class Courier:
                         self._follow(subscription)
                         await self._take(subscription)
                         await self._take_up()
-                        await self._look_beyond()
+                        if self._lanes.fences:
+                            await self._look_beyond()
                         self._launch()
                         if await self._write():
                             continue
@@ -319,7 +320,8 @@ class Courier:
                     self._lanes.add(entry.item)
         for batch in ours:
             self._lanes.partitions[batch.partition].read = batch.next_offset
-        self._lanes.release(self._lanes.fences.read_on(batch.partition for batch in ours))
+        if self._lanes.fences:
+            self._lanes.release(self._lanes.fences.read_on(batch.partition for batch in ours))
 
     async def _take_up(self) -> None:
         """Takes up dead letters that were put back, as many as there is room for: the others wait in the ledger."""
@@ -350,7 +352,7 @@ class Courier:
     async def _look_beyond(self) -> None:
         """Asks how far others are with what lanes here wait for, and whether what is not read yet is still there."""
         fences, now = self._lanes.fences, self._world.now()
-        if not fences or self._ending or now < (self._ask_at if fences.asking else self._bounds_at):
+        if self._ending or now < (self._ask_at if fences.asking else self._bounds_at):
             return
         self._ask_at = now + self._limits.ask
         name, foreign = self._destination.name, fences.foreign
@@ -426,8 +428,7 @@ class Courier:
         task.add_done_callback(land)
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
-        gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.reason and item.passed_over}
-        gone |= await self._load([item for item in items if item.resolved is None and item not in gone])
+        gone = await self._set_aside([item for item in items if item.resolved is None or item.reason])
         going = [item for item in items if item not in gone] if gone else items
         made = await attempt(self._routing, self._client, going, self._limits.attempt, self._insert)
         if not gone:
@@ -435,10 +436,14 @@ class Courier:
         outcomes = dict(zip(going, made.outcomes, strict=True))
         return replace(made, items=items, outcomes=[outcomes.get(one, gone.get(one)) for one in items])
 
+    async def _set_aside(self, items: Sequence[Item]) -> dict[Item, Outcome]:
+        """What becomes of those of these that are not to be tried; the others are there then."""
+        gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.passed_over}
+        missing = [item for item in items if item.resolved is None and item not in gone]
+        return gone | await self._load(missing) if missing else gone
+
     async def _load(self, items: Sequence[Item]) -> dict[Item, Outcome]:
         """Reads listed events back. Returns what becomes of those that cannot be."""
-        if not items:
-            return {}
         places = [(item.lane.partition.number, item.offset) for item in items]
         values = await self._steadily(
             lambda connection: ledger.values(connection, self._destination.name, places), "reading exceptions"
@@ -498,7 +503,8 @@ class Courier:
                 if lane in waits:
                     self._lanes.wait(lane, items[0].next_at, asked=waits[lane])
                 self._lanes.give_back(lane, items)
-        self._lanes.release(self._lanes.fences.landed(rest))
+        if self._lanes.fences:
+            self._lanes.release(self._lanes.fences.landed(rest))
 
     def _judge_service(self, made: Attempt) -> None:
         now = self._world.now()

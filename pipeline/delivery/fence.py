@@ -50,14 +50,12 @@ class Fences:
 
     def read_on(self, numbers: Iterable[int]) -> list["Lane"]:
         """Those to be looked at again because more of these partitions was read, or they became ours."""
-        if not self._waiting:
-            return []
         wanted = frozenset(numbers)
         return self._freed(awaited for awaited in self._waiting if awaited[0] in wanted)
 
     def landed(self, lanes: Iterable["Lane"]) -> list["Lane"]:
         """Those to be looked at again because attempts of these lanes have ended."""
-        return self._freed((lane.partition.number, lane.profile) for lane in lanes) if self._waiting else []
+        return self._freed((lane.partition.number, lane.profile) for lane in lanes)
 
     def forget(self, lane: "Lane") -> None:
         """Lets go of a lane that has another head now."""
