@@ -162,6 +162,7 @@ class Recorded:
         self._judge = Judge(database, replay, decide)
         self._reasons: dict[Origin, str | None] = {}
         self._due = 0.0  # when the next event may go, Unix seconds
+        self._open = set(replay.ranges)  # partitions of which there is more to read
         self.exhausted = asyncio.Event()
 
     def decide(self, resolved: Resolved) -> str | None:
@@ -175,6 +176,9 @@ class Recorded:
         return await self._events.read(topic, partition, offset, max_records=max_records)
 
     async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """Of `resolved`, what is to be replayed of each partition that is not at its end."""
+        if topic == RESOLVED:
+            return {partition: self._replay.ranges[partition] for partition in self._open}
         return await self._events.bounds(topic)
 
     async def offset_at(self, topic: str, partition: int, timestamp: int) -> int:
@@ -192,24 +196,38 @@ class Recorded:
     ) -> AsyncIterator[Subscription]:
         """No group of the log's: the ledger's position is all there is to know, and its epoch keeps others out."""
         self.exhausted.clear()
+        self._open = set(self._replay.ranges)
         yield _Reading(self, start, min(max_records, _READ))
 
     async def parts(self, start: Start | None, most: int) -> AsyncIterator[Sequence[Batch]]:
-        """What is to be replayed, a little at a time; ends never."""
+        """What is to be replayed, a little at a time and roughly as it was recorded, since events wait for older ones of other
+        partitions; ends never."""
         ranges = self._replay.ranges
         begun = await start(sorted(ranges)) if start is not None else {}
+        each = max(1, most // max(1, len(ranges)))
+        following: dict[int, Batch] = {}
+
+        async def read(partition: int, offset: int) -> None:
+            batch = await recorded(self._events, self._replay, partition, offset, each)
+            if batch is None:
+                self._open.discard(partition)
+            else:
+                following[partition] = batch
+
         for partition, (first, _) in sorted(ranges.items()):
-            offset = max(first, begun.get(partition, first))
-            while (batch := await recorded(self._events, self._replay, partition, offset, most)) is not None:
-                judged = await self._judge(batch)
-                self._reasons = {}
-                for _, resolved, reason in judged:
-                    if resolved is not None:
-                        self._reasons.setdefault(resolved.origin, reason)
-                passing = {record.offset for record, _, reason in judged if reason is None}
-                async for part in self._paced(batch, passing):
-                    yield [part]
-                offset = batch.next_offset
+            await read(partition, max(first, begun.get(partition, first)))
+        while following:
+            partition = min(following, key=lambda one: (following[one].records[0].timestamp, one))
+            batch = following.pop(partition)
+            judged = await self._judge(batch)
+            self._reasons = {}
+            for _, resolved, reason in judged:
+                if resolved is not None:
+                    self._reasons.setdefault(resolved.origin, reason)
+            passing = {record.offset for record, _, reason in judged if reason is None}
+            async for part in self._paced(batch, passing):
+                yield [part]
+            await read(partition, batch.next_offset)
         self.exhausted.set()
         await asyncio.Future()
 

@@ -1,7 +1,7 @@
 """Order across a merge: an event with fences goes when what they name is over, and nothing waits for ever."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
 from pipeline.delivery.engine import Limits
-from pipeline.store import ledger
+from pipeline.store import ledger, replays
 from pipeline.store.ledger import Change, Progress, Row, Standing
+from pipeline.store.replays import Wanted
 from schemas.config import FilterConfig
 from schemas.events import Fence, Origin, decode_resolved, encode_event, encode_resolved
 from tests.unit.delivery_world import Book, DeliveryWorld, Listed, by_id, resolved
@@ -227,6 +228,42 @@ async def test_a_courier_that_is_full_of_what_waits_reads_on(world: DeliveryWorl
     await world.run_until_idle()
     assert world.tried()[0] == ("bob 1",)
     assert len(world.tried()) == 9
+
+
+# ── Replays ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def replayed(world: DeliveryWorld, ranges: Mapping[int, tuple[int, int]]) -> list[tuple[str, ...]]:
+    """What a replay of a merge tries, to a destination that had wanted nothing of it."""
+    nothing = FilterConfig(types=None, events=())
+    world.add(filter_=nothing)
+    await a_merge(world)
+    await world.run_until_idle()
+    assert world.tried() == []
+    world.destinations.clear()
+    world.add(by_id({"bob 1": [Retry("http 503")]}))
+    wanted = Wanted("crm", 0, 1 << 60, (), "", 1e6, again=False)
+    replay = await world.database.run(lambda connection: replays.create(connection, wanted, ranges, 1))
+
+    async def ended() -> bool:
+        found = await world.database.read(lambda connection: replays.find(connection, replay.id))
+        return found is not None and found.state == "done"
+
+    world.start()
+    await world.until(ended)
+    await world.finish()
+    return world.tried()
+
+
+async def test_a_replay_is_in_order_across_a_merge(world: DeliveryWorld) -> None:
+    assert await replayed(world, {ANN: (0, 1), BOB: (0, 1)}) == [("bob 1",), ("bob 1",), ("ann 1",)]
+
+
+@pytest.mark.parametrize("ranges", [{ANN: (0, 1)}, {ANN: (0, 1), BOB: (0, 0)}])
+async def test_a_replay_does_not_wait_for_what_is_not_part_of_it(
+    world: DeliveryWorld, ranges: Mapping[int, tuple[int, int]]
+) -> None:
+    assert await replayed(world, ranges) == [("ann 1",)]
 
 
 # ── Two processes ─────────────────────────────────────────────────────────────────────────────────────────────────
