@@ -179,6 +179,33 @@ async def test_in_order_per_person_to_each_destination(place):
     assert order.index("m19") < order.index("m0"), "the other profile did not wait"
 
 
+async def test_in_order_per_person_across_a_merge(place):
+    """Six people look around on a second device, whose events fail twice, and log in there: two profiles of each become one."""
+    failing = {"hostile": {"do": "retry", "times": 2}}
+    visits = [
+        (f"{kind}{person}", {"userId": f"u{person}"} if known else {}, {"properties": properties})
+        for kind, known, properties in (
+            ("phone", True, {}),
+            ("laptop", False, failing),
+            ("laptop", True, {}),
+            ("laptop", False, {}),
+        )
+        for person in range(6)
+    ]
+    events = [event(number, device, **who, **what) for number, (device, who, what) in enumerate(visits)]
+    async with place.running(crm={"type": "hostile", "record": "seen.ndjson"}):
+        await place.accept(*events[:6])
+        await place.settled("crm", 6)
+        await place.accept(*events[6:])
+        assert (await place.settled("crm", 24))["delivered"] == 24
+
+    delivered = [one for one in recorded(place.folder / "seen.ndjson") if one["answer"] == "delivered"]
+    numbers = [int(one["messageId"][1:]) for one in delivered]
+    assert [[number for number in numbers if number % 6 == person] for person in range(6)] == [
+        [person, person + 6, person + 12, person + 18] for person in range(6)
+    ]
+
+
 async def test_isolation(place):
     """One destination hangs for ever, one raises, one has rejected credentials; the fourth has everything."""
     await place.accept(*(event(number, person=f"p{number % 7}") for number in range(100)))
