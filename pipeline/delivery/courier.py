@@ -5,10 +5,11 @@ exceptions, then the log's group is told. A crash anywhere before the transactio
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -369,7 +370,8 @@ class Courier:
         """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
 
         def find(connection: Any) -> Collection[Origin]:
-            return erasures.erased_between(connection, _spans(read)) if erasures.any_erased(connection) else ()
+            events = chain.from_iterable(read)
+            return erasures.erased_among(connection, (one.origin for one in events if isinstance(one, Resolved)))
 
         return await steadily(lambda: self._database.read(find), self._stop, "asking who was deleted")
 
@@ -668,18 +670,6 @@ async def _decoded(batch: Batch) -> list[Resolved | Unreadable]:
         events += decoded(batch.partition, batch.records[start : start + _SLICE])
         await asyncio.sleep(0)
     return events
-
-
-def _spans(read: Iterable[Iterable[Resolved | Unreadable]]) -> dict[int, tuple[int, int]]:
-    """By partition of `events`, between which offsets these events came."""
-    spans: dict[int, tuple[int, int]] = {}
-    for events in read:
-        for one in events:
-            if isinstance(one, Resolved):
-                partition, offset = one.origin
-                first, end = spans.get(partition, (offset, offset + 1))
-                spans[partition] = min(first, offset), max(end, offset + 1)
-    return spans
 
 
 def _without(events: Sequence[Resolved | Unreadable], gone: Collection[Origin]) -> list[Resolved | Unreadable]:

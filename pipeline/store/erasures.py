@@ -3,7 +3,7 @@
 Nothing personal stays once a request has ended: ids are kept hashed. While it is under way its `work` holds them in clear."""
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -300,9 +300,16 @@ def erased_between(connection: Connection, spans: Mapping[int, tuple[int, int]])
     }
 
 
-def any_erased(connection: Connection) -> bool:
-    """Whether anything is."""
-    return connection.execute(select(schema.erased.c.partition).limit(1)).first() is not None
+def erased_among(connection: Connection, origins: Iterable[Origin]) -> Collection[Origin]:
+    """Records of `events` that are erased or about to be, at least those of these places; they are gone through only when anything
+    is."""
+    if connection.execute(select(schema.erased.c.partition).limit(1)).first() is None:
+        return ()
+    spans: dict[int, tuple[int, int]] = {}
+    for partition, offset in origins:
+        first, end = spans.get(partition, (offset, offset + 1))
+        spans[partition] = min(first, offset), max(end, offset + 1)
+    return erased_between(connection, spans)
 
 
 def forget_old(connection: Connection, before: int, most: int) -> int:

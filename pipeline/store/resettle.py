@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from pipeline.graph import Graph
 from pipeline.identity import Rules
@@ -242,5 +242,4 @@ def _disturb_splits(connection: Connection, profiles: Collection[str]) -> None:
         detail = json_loads(row.detail)
         if not detail.get("disturbed"):
             detail["disturbed"] = True
-            changed = update(table).where(table.c.id == bindparam("_id")).values(detail=json_dumps(detail).decode())
-            connection.execute(changed, {"_id": row.id})
+            connection.execute(update(table).where(table.c.id == row.id).values(detail=json_dumps(detail).decode()))

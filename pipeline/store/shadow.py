@@ -112,7 +112,7 @@ class Shadow:
 
     def take(self, live: Database, some: Sequence[Recorded], places: Mapping[int, Place]) -> None:
         """Resolves recorded events; `places` is how far they reach."""
-        gone = live.read_sync(lambda connection: _erased(connection, some))
+        gone = live.read_sync(lambda connection: erasures.erased_among(connection, (one.origin for one in some)))
         kept = [one for one in some if one.origin not in gone and not one.event.refused]
         told = {
             number: [place.offset, {str(n): mark for n, mark in place.marks.items()}]
@@ -248,17 +248,6 @@ def _copy_bars(live: Database, connection: Connection) -> None:
     for table in (schema.tombstones, schema.suppressions, schema.privacy_key):
         rows = live.read_sync(lambda one: [tuple(row) for row in one.execute(select(table))])  # noqa: B023 - called at once
         bulk.upsert(connection, table, rows)
-
-
-def _erased(connection: Connection, some: Sequence[Recorded]) -> Mapping[Any, str]:
-    if not erasures.any_erased(connection):
-        return {}
-    spans: dict[int, tuple[int, int]] = {}
-    for one in some:
-        partition, offset = one.origin
-        first, end = spans.get(partition, (offset, offset + 1))
-        spans[partition] = min(first, offset), max(end, offset + 1)
-    return erasures.erased_between(connection, spans)
 
 
 # ── Notes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
