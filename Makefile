@@ -24,8 +24,9 @@ help:
 run: $(READY)
 	@exec $(BIN)/millrace up $(ARGS)
 
+# A chosen part runs in one process, which starts at once.
 test: $(READY) kafka sdks check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n logical --maxprocesses 4 --dist worksteal)
 
 nightly: $(READY)
 	MILLRACE_HISTORIES=10000 MILLRACE_REQUESTS=200 $(BIN)/python -m pytest --timeout 3600 \
