@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -14,6 +14,7 @@ from millrace.process import run
 from millrace.settings import Settings, load_settings
 
 NAMES = ("collect", "process", "deliver")  # the journey of an event, and the order of stopping
+FURTHER = {"deliver": ("--further",)}  # what all but the first of a role are told
 MOST_DELIVERERS = 4  # unless asked for more: one process sends tens of thousands of events a second
 Ready = Callable[[], None]
 
@@ -59,19 +60,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def deliverers_for(cores: int) -> int:
-    """How many processes deliver where nobody said: those cores that the other roles leave."""
-    return max(1, min(cores - 2, MOST_DELIVERERS))
+def processes_for(cores: int) -> Mapping[str, int]:
+    """How many processes each role has where nobody said: those cores that the other roles leave deliver."""
+    return {"collect": 1, "process": 1, "deliver": max(1, min(cores - 2, MOST_DELIVERERS))}
 
 
 def run_up(
     environment: Environment,
     *,
     single_process: bool,
-    deliverers: int | None,
+    processes: Mapping[str, int],
     announce: Callable[[Settings, str], None],
 ) -> None:
-    """Everything on this machine. `announce` is told the address once all is ready."""
+    """Everything on this machine. `processes` says how many there are of roles that share their work, where it was asked for; `announce`
+    is told the address once all is ready."""
     from millrace.serve import address_of, listen
 
     logs.configure("up")
@@ -89,19 +91,20 @@ def run_up(
         if single_process:
             _run_in_one(settings, listener, ready)
         else:
-            _run_apart(environment, listener, deliverers or deliverers_for(_cores()), ready)
+            _run_apart(environment, listener, {**processes_for(_cores()), **processes}, ready)
 
 
-def _run_apart(environment: Environment, listener: socket.socket, deliverers: int, ready: Ready) -> None:
+def _run_apart(environment: Environment, listener: socket.socket, processes: Mapping[str, int], ready: Ready) -> None:
     from millrace.supervisor import Role, supervise
 
-    roles = [
-        Role(name="collect", command=_command(environment, "collect", listener), descriptors=(listener.fileno(),)),
-        Role(name="process", command=_command(environment, "process")),
-        Role(name="deliver", command=_command(environment, "deliver")),
-    ]
-    further = [*_command(environment, "deliver"), "--further"]
-    roles += [Role(name=f"deliver-{number}", command=further, beside=True) for number in range(2, deliverers + 1)]
+    roles = []
+    for name in NAMES:
+        own = listener if name == "collect" else None
+        roles.append(
+            Role(name=name, command=_command(environment, name, own), descriptors=(own.fileno(),) if own else ())
+        )
+        further = [*_command(environment, name), *FURTHER.get(name, ())]
+        roles += [Role(name=f"{name}-{one}", command=further, beside=True) for one in range(2, processes[name] + 1)]
     asyncio.run(supervise(roles, ready=ready, before_stop=listener.close))
 
 

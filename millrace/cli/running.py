@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,33 +17,40 @@ if TYPE_CHECKING:
 supervisor_option = click.option("--supervisor-fd", type=int, hidden=True)
 
 
+def _shared(option: str, meaning: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option that says how many processes share a role's work."""
+    return click.option(option, type=click.IntRange(1, 64), help=meaning)
+
+
 @click.command()
 @config_option
 @data_option
 @listen_options
 @click.option("--single-process", is_flag=True, help="All roles in one process, for debugging.")
-@click.option(
-    "--deliverers",
-    type=click.IntRange(1, 64),
-    help="Processes that deliver; they share the work. [as many as cores beyond two, at most 4]",
-)
+@_shared("--processors", "Processes of the pipeline; they share the work. [1]")
+@_shared("--deliverers", "Processes that deliver; they share the work. [as many as cores beyond two, at most 4]")
 def up(
     config: str | None,
     data: str | None,
     host: str | None,
     port: int | None,
     single_process: bool,
+    processors: int | None,
     deliverers: int | None,
 ) -> None:
     """Start everything on this machine."""
     from millrace.roles import run_up
 
-    if single_process and deliverers is not None:
-        raise click.UsageError("--deliverers is of no use with --single-process; leave one of them out")
+    asked = {"process": processors, "deliver": deliverers}
+    processes = {role: count for role, count in asked.items() if count is not None}
+    if single_process and processes:
+        raise click.UsageError(
+            "--single-process leaves no room for --processors and --deliverers; leave them or it out"
+        )
     run_up(
         environment(config=config, data=data, host=host, port=port),
         single_process=single_process,
-        deliverers=deliverers,
+        processes=processes,
         announce=lambda settings, address: click.echo(banner(settings, address)),
     )
 

@@ -126,6 +126,25 @@ def test_everything_also_runs_in_one_process(machine: Machine) -> None:
     assert up.stop() == 0
 
 
+def test_roles_that_share_their_work_run_as_often_as_asked(machine: Machine) -> None:
+    up = machine.up("--processors", "2", "--deliverers", "2")
+    _, *children = up.family()
+    assert sorted(one.cmdline()[4] for one in children) == ["collect", "deliver", "deliver", "process", "process"]
+
+    machine.json("send", "--count", "400", "--seed", "5")
+
+    until(lambda: delivered(machine) == 400)
+    assert machine.millrace("balance", "--check").code == 0
+    assert up.stop() == 0
+    assert [one for one in children if one.is_running()] == []
+
+
+def test_one_process_cannot_be_several(machine: Machine) -> None:
+    said = machine.millrace("up", "--single-process", "--processors", "2")
+    assert said.code == 2
+    assert "--single-process leaves no room for --processors and --deliverers; leave them or it out" in said.err
+
+
 def test_a_second_up_on_one_folder_is_told(machine: Machine) -> None:
     up = machine.up()
     said = machine.millrace("up", "--port", "0")
