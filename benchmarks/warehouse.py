@@ -21,7 +21,8 @@ import structlog
 
 from benchmarks.results import Result, finish, result
 from destinations.contract import DELIVERED, Env
-from destinations.warehouse.duckdb import DuckDBSettings, Warehouse
+from destinations.warehouse.duckdb.destination import Warehouse
+from destinations.warehouse.duckdb.settings import DuckDBSettings
 from schemas.events import iso
 
 BATCH: Final = 5_000

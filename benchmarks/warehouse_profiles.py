@@ -15,7 +15,8 @@ from typing import Any, Final, cast
 
 from benchmarks.results import Result, finish, result
 from destinations.contract import DELIVERED, Env
-from destinations.warehouse.duckdb import DuckDBSettings, Warehouse, connect
+from destinations.warehouse.duckdb.destination import Warehouse, connect
+from destinations.warehouse.duckdb.settings import DuckDBSettings
 from schemas.changes import Cause, ProfileChange
 from schemas.events import ExternalId, iso
 

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from destinations.contract import DELIVERED, Env
-from destinations.warehouse.duckdb import _WIDENINGS, DuckDBSettings, connect, load_events
+from destinations.warehouse.duckdb.destination import connect, load_events
+from destinations.warehouse.duckdb.load import WIDENINGS
+from destinations.warehouse.duckdb.settings import DuckDBSettings
 from destinations.warehouse.inference import _CONVERSIONS, settle, text_of
 
 NOW = 1767225600.0
@@ -179,7 +181,7 @@ def test_doubles_widen_to_one_text_in_python_and_in_the_database(number: float) 
 
 @given(st.integers(-62135596800_000000, 253402300799_999999))
 def test_timestamps_widen_to_one_text_in_python_and_in_the_database(micros: int) -> None:
-    expression = _WIDENINGS["timestamp", "text"].format("make_timestamp(?)")
+    expression = WIDENINGS["timestamp", "text"].format("make_timestamp(?)")
     found = duckdb.execute(f"SELECT {expression}", [micros]).fetchall()[0][0]
     assert found == _CONVERSIONS["timestamp", "text"](micros)
 
@@ -192,6 +194,6 @@ def test_integers_widen_to_one_text_and_one_double(number: int) -> None:
 
 def widened(kind: str, wider: str, value: Any) -> Any:
     given_type = {"double": "DOUBLE", "bigint": "BIGINT"}[kind]
-    expression = _WIDENINGS[kind, wider].format(f"CAST(? AS {given_type})")
+    expression = WIDENINGS[kind, wider].format(f"CAST(? AS {given_type})")
     marks = expression.count("?")
     return duckdb.execute(f"SELECT {expression}", [value] * marks).fetchall()[0][0]

@@ -13,7 +13,8 @@ from pydantic import HttpUrl, SecretStr
 
 from destinations.contract import DELIVERED, Env, Filtered, Person, Rejected, Retry
 from destinations.guard import Outbound, session
-from destinations.warehouse import duckdb as warehouse
+from destinations.warehouse.duckdb import destination as warehouse
+from destinations.warehouse.duckdb.settings import DuckDBSettings
 from destinations.webhook import WebhookSettings, connect, forget, signature
 
 NOW = 1_790_000_000.0
@@ -56,7 +57,7 @@ def everything_in(folder: Path) -> bytes:
 
 async def test_the_warehouse_has_nothing_of_a_person_any_more_in_any_row_or_byte(tmp_path: Path) -> None:
     env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
-    async with warehouse.connect(warehouse.DuckDBSettings(), env) as client:
+    async with warehouse.connect(DuckDBSettings(), env) as client:
         assert await warehouse.load_events(client, EVENTS) == [DELIVERED] * len(EVENTS)
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]  # as after an answer that was lost
@@ -90,7 +91,7 @@ async def test_the_warehouse_has_nothing_of_a_person_any_more_in_any_row_or_byte
 
 async def test_a_warehouse_that_is_not_there_has_nothing_to_forget(tmp_path: Path) -> None:
     env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
-    async with warehouse.connect(warehouse.DuckDBSettings(), env) as client:
+    async with warehouse.connect(DuckDBSettings(), env) as client:
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]
     assert everything_in(tmp_path) == b""
 

@@ -14,9 +14,11 @@ from typing import Any, cast
 import duckdb
 import pytest
 
-import destinations.warehouse.duckdb as module
+import destinations.warehouse.duckdb.destination as module
 from destinations.contract import DELIVERED, Env, Outcome, Rejected, Retry
-from destinations.warehouse.duckdb import DuckDBSettings, Warehouse, check, connect, load_events
+from destinations.warehouse.duckdb.destination import Warehouse, check, connect, load_events
+from destinations.warehouse.duckdb.file import refusal_of
+from destinations.warehouse.duckdb.settings import DuckDBSettings
 from schemas.errors import Unavailable
 
 NOW = 1767225600.0  # 2026-01-01T00:00:00Z
@@ -257,11 +259,13 @@ async def test_a_crash_before_the_commit_leaves_nothing_and_a_rerun_everything(t
     program = f"""
         import os
         from destinations.contract import Env
-        from destinations.warehouse import duckdb
+        from destinations.warehouse.duckdb.destination import Warehouse
+        from destinations.warehouse.duckdb.load import Load
+        from destinations.warehouse.duckdb.settings import DuckDBSettings
         events = {[track("m1", x="wide"), identify("m2", 1, plan="pro")]!r}
         env = Env(http=None, now=lambda: 0.0, folder={str(tmp_path)!r})
-        warehouse = duckdb.Warehouse(duckdb.DuckDBSettings(), env, None)
-        duckdb._Load._note = lambda *args: os.kill(os.getpid(), {signal.SIGKILL.value})
+        warehouse = Warehouse(DuckDBSettings(), env, None)
+        Load._note = lambda *args: os.kill(os.getpid(), {signal.SIGKILL.value})
         warehouse.load(events)
     """
     died = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False)
@@ -283,7 +287,7 @@ async def test_a_load_that_failed_leaves_the_next_one_a_clean_start(
 
     async with warehouse(tmp_path) as opened:
         with monkeypatch.context() as patch:
-            patch.setattr("destinations.warehouse.duckdb._Load._note", broken)
+            patch.setattr("destinations.warehouse.duckdb.load.Load._note", broken)
             with pytest.raises(RuntimeError, match="broken"):
                 await load_events(opened, [track("m1", x=1)])
         assert await load_events(opened, [track("m1", x=1)]) == [DELIVERED]
@@ -371,7 +375,7 @@ async def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: byte
     ],
 )
 def test_what_the_system_says_becomes_a_reason_without_paths(words: str, reason: str) -> None:
-    assert reason in str(module._refusal(duckdb.IOException(words)))
+    assert reason in str(refusal_of(duckdb.IOException(words)))
 
 
 async def test_check_changes_nothing(tmp_path: Path) -> None:
@@ -415,11 +419,12 @@ async def test_a_disk_without_room_delays_and_loses_nothing(tmp_path: Path) -> N
     program = f"""
         import resource
         from destinations.contract import DELIVERED, Env, Retry
-        from destinations.warehouse import duckdb
+        from destinations.warehouse.duckdb.destination import Warehouse
+        from destinations.warehouse.duckdb.settings import DuckDBSettings
         event = {track("m", x="y" * 1_000)!r}
         events = [event | dict(messageId=f"m{{number}}", event=f"e{{number % 7}}") for number in range(5_000)]
         env = Env(http=None, now=lambda: 0.0, folder={str(tmp_path)!r})
-        warehouse = duckdb.Warehouse(duckdb.DuckDBSettings(), env, None)
+        warehouse = Warehouse(DuckDBSettings(), env, None)
         assert warehouse.load(events[:1]) == [DELIVERED]
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
         print({{outcome.reason for outcome in warehouse.load(events)}})

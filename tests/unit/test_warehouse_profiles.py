@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from destinations.contract import DELIVERED, Delivered, Person, Retry
-from destinations.warehouse.duckdb import DuckDBSettings, hear
+from destinations.warehouse.duckdb.destination import hear
+from destinations.warehouse.duckdb.settings import DuckDBSettings
 from millrace.config.load import load_text
 from schemas.changes import Cause, ProfileChange, Removed, identifier_hash
 from schemas.errors import ConfigError
