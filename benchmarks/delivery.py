@@ -28,7 +28,8 @@ import uvloop
 from benchmarks.results import Result, finish, result
 from destinations import webhook
 from destinations.contract import DELIVERED, Action, Definition, Env, Outcome, RawEvent, Settings
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from destinations.http.request import Request
 from millrace.process import settle
 from pipeline.delivery.engine import Destination, World, run_delivery

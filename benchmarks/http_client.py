@@ -18,7 +18,8 @@ import uvloop
 
 from benchmarks.delivery import cpu, sink
 from benchmarks.results import Result, finish, result
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from destinations.http.request import Request
 from millrace.process import settle
 

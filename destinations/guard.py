@@ -9,12 +9,9 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from schemas.errors import ConfigError
-
-if TYPE_CHECKING:
-    from destinations.http.client import Client
 
 Network = IPv4Network | IPv6Network
 _NAT64: Final = (
@@ -44,14 +41,6 @@ def permitted(address: str, allow: Sequence[Network]) -> bool:
     if any(one in network for network in allow for one in {bare, inner} if one.version == network.version):
         return True
     return inner.is_global and not inner.is_multicast
-
-
-def session(outbound: Outbound) -> "Client":
-    """An HTTP client that connects to permitted addresses only."""
-    from destinations.http.client import Client
-    from destinations.http.dial import Dialer
-
-    return Client(Dialer(outbound))
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:

@@ -27,7 +27,7 @@ async def _check_all(settings: Settings, names: Sequence[str]) -> Sequence[Findi
 
 async def _check(settings: Settings, name: str) -> str | None:
     from destinations.contract import Env
-    from destinations.guard import session
+    from destinations.http.client import session
     from destinations.registry import definition
 
     found = definition(settings.destinations[name].type)
@@ -52,7 +52,7 @@ async def _check(settings: Settings, name: str) -> str | None:
 
 async def try_channels(settings: Settings) -> Sequence[tuple[str, str | None]]:
     """Sends a test notice to every alert channel: the channel's name, and what went wrong if anything did."""
-    from destinations.guard import session
+    from destinations.http.client import session
     from schemas.notices import Notice
 
     now = time.time_ns() // 1000

@@ -118,7 +118,7 @@ async def process(settings: Settings, stop: asyncio.Event, ready: Ready) -> None
 
 async def deliver(settings: Settings, stop: asyncio.Event, ready: Ready, *, first: bool = True) -> None:
     """Resolved events out to every destination. Not the `first` of this machine: to those that take several processes."""
-    from destinations.guard import session
+    from destinations.http.client import session
     from millrace.process import settle
     from pipeline.alerts.watch import run_watch
     from pipeline.delivery.engine import World, run_delivery

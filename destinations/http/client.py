@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Self
 
+from destinations.guard import Outbound
 from destinations.http.answer import Answer
+from destinations.http.dial import Dialer
 from destinations.http.failure import LOST, ExchangeFailed
 from destinations.http.pool import Dial, Pool
 from destinations.http.request import Origin, Request
@@ -16,6 +18,11 @@ IDLE: Final = 15.0  # seconds that an unused connection is kept
 CONNECT: Final = 10.0  # seconds for the connection, TLS included
 FAREWELL: Final = 0.25  # seconds that closing waits for services to say good-bye
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def session(outbound: Outbound) -> "Client":
+    """A client that connects to permitted addresses only."""
+    return Client(Dialer(outbound))
 
 
 class Client:

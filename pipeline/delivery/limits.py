@@ -10,7 +10,8 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from destinations.contract import Definition, Settings
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from pipeline.functions.installed import Functions
 from schemas.config import (
     RETRY_HOURS,

@@ -25,7 +25,8 @@ import yaml
 from aiohttp import web
 
 from destinations.contract import Action, Delivered, EncodedEvent, Env, Filtered, Outcome, Rejected
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from destinations.registry import definition
 from schemas.errors import MillraceError
 from schemas.exact_json import json_dumps

@@ -18,7 +18,8 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 
 from destinations.channels import tell_email, tell_slack, tell_webhook
-from destinations.guard import Outbound, session, trusting
+from destinations.guard import Outbound, trusting
+from destinations.http.client import session
 from pipeline.alerts.watch import Tell, run_watch
 from pipeline.log import Log, open_log
 from pipeline.store import alerts as store

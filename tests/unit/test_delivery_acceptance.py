@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from destinations.outbound import verdict
 from destinations.registry import definition
 from destinations.webhook import WebhookSettings

@@ -12,7 +12,8 @@ from aiohttp import web
 from pydantic import HttpUrl, SecretStr
 
 from destinations.contract import DELIVERED, Env, Filtered, Person, Rejected, Retry
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from destinations.warehouse.duckdb import destination as warehouse
 from destinations.warehouse.duckdb.settings import DuckDBSettings
 from destinations.webhook import WebhookSettings, connect, forget, signature

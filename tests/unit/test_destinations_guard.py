@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from destinations.contract import DELIVERED, Rejected, Retry
-from destinations.guard import Outbound, permitted, session, trusting
+from destinations.guard import Outbound, permitted, trusting
+from destinations.http.client import session
 from destinations.http.failure import ADDRESS_REFUSED
 from destinations.outbound import post
 from schemas.errors import ConfigError

@@ -15,9 +15,9 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from destinations.contract import DELIVERED, Env, Outcome, Rejected, Retry
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
 from destinations.http.answer import Answer
-from destinations.http.client import Client
+from destinations.http.client import Client, session
 from destinations.http.failure import TIMEOUT, ExchangeFailed
 from destinations.http.request import Request
 from destinations.oauth import OAuth, Token, Tokens

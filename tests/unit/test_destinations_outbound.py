@@ -8,8 +8,8 @@ from ipaddress import ip_network
 import pytest
 
 from destinations.contract import DELIVERED, Outcome, Rejected, Retry
-from destinations.guard import Outbound, session
-from destinations.http.client import MAX_BODY_BYTES, Client
+from destinations.guard import Outbound
+from destinations.http.client import MAX_BODY_BYTES, Client, session
 from destinations.http.dial import Address, Dialer
 from destinations.outbound import MAX_RETRY_AFTER, post, verdict, wait_of
 from schemas.errors import CredentialsRejected

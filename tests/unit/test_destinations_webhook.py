@@ -11,7 +11,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from destinations.contract import Env
-from destinations.guard import Outbound, session
+from destinations.guard import Outbound
+from destinations.http.client import session
 from destinations.webhook import MAX_BODY_BYTES, WebhookSettings, definition, idempotency_key, requests, signature
 from schemas.errors import CredentialsRejected, Unavailable
 

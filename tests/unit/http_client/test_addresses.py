@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from destinations.guard import Outbound, session, trusting
-from destinations.http.client import Client
+from destinations.guard import Outbound, trusting
+from destinations.http.client import Client, session
 from destinations.http.dial import Address, Dialer, interleaved, judged
 from destinations.http.failure import ADDRESS_REFUSED, HOST_NOT_FOUND, REFUSED, TIMEOUT, TLS_FAILED, ExchangeFailed
 from tests.unit.http_client.service import HOME, LONG, OK, Peer, Service, answering, get, serving, silent

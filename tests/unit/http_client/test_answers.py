@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from destinations.guard import session
+from destinations.http.client import session
 from destinations.http.connection import MAX_HEAD_BYTES, Connection
 from destinations.http.failure import LOST, MALFORMED
 from tests.unit.http_client.service import HOME, LONG, OK, Peer, Service, Wire, answering, get, serving, told

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from destinations.guard import session
 from destinations.http.answer import Answer
-from destinations.http.client import Client
+from destinations.http.client import Client, session
 from destinations.http.connection import Connection
 from destinations.http.dial import Dialer
 from destinations.http.failure import LOST, MALFORMED, TIMEOUT, ExchangeFailed

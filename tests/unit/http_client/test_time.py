@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from destinations.guard import session
-from destinations.http.client import Client
+from destinations.http.client import Client, session
 from destinations.http.connection import Connection
 from destinations.http.dial import Dialer
 from destinations.http.failure import TIMEOUT, ExchangeFailed
