@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -83,6 +84,8 @@ class Collector:
         return sdk_routes(self.intake.sources, self.take, self.trusted_hops, self.consent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(("//", "/v1//")):
+            scope = _without_doubled_slashes(scope)
         route = ROUTES.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
             await self.fallback(scope, receive, send)
@@ -94,11 +97,11 @@ class Collector:
         else:
             exchange = _Waiting()
             self.intake.refuse(exchange, Refused("method_not_allowed", "events are sent by POST", status=405))
-            await _send(send, await exchange.answer(), dict(scope["headers"]).get(b"origin"))
+            await _send(send, await exchange.answer(), dict(scope["headers"]).get(b"origin"), _ALLOW)
 
-    async def take(self, body: bytes, route: Route, ip: str | None) -> int:
+    async def take(self, body: bytes, route: Route, ip: str | None, origin: bytes | None) -> int:
         """Takes what did not come as a POST (a pixel). Returns the status that a POST would have been answered with."""
-        exchange = _Waiting()
+        exchange = _Waiting(origin)
         try:
             self.intake.begin(exchange, None, len(body))
             self.intake.take(exchange, route, None, body, b"", ip)
@@ -154,14 +157,30 @@ class Collector:
         return client_ip(client[0] if client else None, forwarded, hops)
 
 
-async def _send(send: Send, answer: _Answer, origin: bytes | None) -> None:
+_ALLOW: Final = ((b"allow", b"POST, OPTIONS"),)
+_DOUBLED_SLASHES: Final = re.compile(r"/+(?:v1/+)?")
+
+
+def _without_doubled_slashes(scope: Scope) -> Scope:
+    """The request of a client whose host was configured with a slash at its end, with or without /v1. What follows in the
+    path stays, since a value in it may hold anything."""
+    path: str = scope["path"]
+    raw_path: bytes = scope.get("raw_path") or path.encode()
+    return {**scope, "path": _joined(path), "raw_path": _joined(raw_path.decode("latin-1")).encode("latin-1")}
+
+
+def _joined(path: str) -> str:
+    return _DOUBLED_SLASHES.sub(lambda start: "/v1/" if "v1" in start[0] else "/", path, count=1)
+
+
+async def _send(send: Send, answer: _Answer, origin: bytes | None, further: Sequence[tuple[bytes, bytes]] = ()) -> None:
     start = (
         _SUCCESS_START
         if answer.body is SUCCESS and origin is None
         else {
             "type": "http.response.start",
             "status": answer.status,
-            "headers": json_headers(answer.body, origin, answer.after),
+            "headers": [*json_headers(answer.body, origin, answer.after), *further],
         }
     )
     await send(start)

@@ -19,8 +19,8 @@ from schemas.errors import Refused
 from schemas.events import TYPES
 from schemas.exact_json import json_dumps, json_loads
 
-Take = Callable[[bytes, Route, str | None], Awaitable[int]]
-"""Accepts and appends one event: body, route, the caller's address. Returns the HTTP status it comes to."""
+Take = Callable[[bytes, Route, str | None, bytes | None], Awaitable[int]]
+"""Accepts and appends one event: body, route, the caller's address, the origin of the page. Returns the HTTP status it comes to."""
 
 log = structlog.get_logger()
 
@@ -46,7 +46,8 @@ def sdk_routes(
         return _json(request, b"{}")
 
     async def pixel(request: Request) -> Response:
-        await _take_pixel(request, take, trusted_hops)
+        if request.method == "GET":  # who only looks whether the picture is there has not seen it
+            await _take_pixel(request, take, trusted_hops)
         return _answer(request, _GIF, [(b"content-type", b"image/gif"), (b"cache-control", b"no-store")])
 
     endpoints = (
@@ -206,7 +207,7 @@ async def _take_pixel(request: Request, take: Take, trusted_hops: int) -> None:
         if agent and isinstance(context, dict):
             context.setdefault("userAgent", agent)
         ip = client_ip(peer, forwarded, trusted_hops)
-        status = await take(_body(event), Route(kind, "client"), ip)
+        status = await take(_body(event), Route(kind, "client"), ip, _origin(request))
         if status != 200:
             log.debug("pixel not taken", status=status)
     except Refused as refused:

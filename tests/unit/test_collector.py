@@ -16,6 +16,7 @@ import zstandard
 from collector.app import Collector, Message, Scope, create_collector
 from collector.body import BODY_LIMIT
 from collector.headers import KeepIp
+from collector.sources import Policy
 from pipeline.log.contract import Batch, Record, Start, Subscription
 from schemas.errors import Unavailable
 from schemas.events import Event, decode_event
@@ -361,7 +362,7 @@ async def test_a_client_that_leaves_before_its_body_is_complete_leaves_nothing(
 async def test_other_methods_are_refused(app: Collector, method: str) -> None:
     answer = await call(app, method, "/v1/track")
     assert (answer.status, answer.json["code"]) == (405, "method_not_allowed")
-    assert answer.headers["access-control-allow-origin"] == "*"
+    assert (answer.headers["access-control-allow-origin"], answer.headers["allow"]) == ("*", "POST, OPTIONS")
 
 
 # ── CORS ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -410,6 +411,34 @@ async def test_everything_else_goes_to_the_fallback(app: Collector) -> None:
 
     app.fallback = fallback
     assert await call(app, "GET", "/health") == Answer(204, {}, b"/health")
+
+
+@pytest.mark.parametrize(
+    "path", ["//v1/track", "//track", "/v1//track", "//v1//track/", "///v1///track", "//v1/v1/track", "/v1//v1/track"]
+)
+async def test_a_host_that_was_configured_with_a_slash_at_its_end_is_understood(
+    app: Collector, log: RecordingLog, path: str
+) -> None:
+    assert (await call(app, "POST", path, dumped(TRACK))).status == 200
+    assert [(event.type, event.channel) for event in log.events] == [("track", "server")]
+    settings = await call(app, "GET", path.partition("track")[0] + "projects/wk/settings")
+    assert settings.json["integrations"]["Segment.io"]["apiKey"] == "wk"
+
+
+async def test_slashes_within_a_value_of_a_path_are_left_alone(app: Collector) -> None:
+    told: list[Scope] = []
+
+    async def fallback(scope: Scope, receive: Any, send: Any) -> None:
+        told.append(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    app.fallback = fallback
+    for start in ("", "/"):
+        await call(app, "GET", f"{start}/v1/spaces/s/users/profiles/page:http://a//b")
+    assert [(scope["path"], scope["raw_path"]) for scope in told] == [
+        ("/v1/spaces/s/users/profiles/page:http://a//b", b"/v1/spaces/s/users/profiles/page:http://a//b")
+    ] * 2
 
 
 async def test_settings_keep_the_sdks_of_every_platform_with_us(app: Collector) -> None:
@@ -496,6 +525,22 @@ async def test_a_pixel_is_a_picture_whatever_it_is_sent(app: Collector, log: Rec
     """Vector 12 of the tracking API."""
     answer = await call(app, "GET", f"/v1/pixel/page?{query}")
     assert (answer.status, answer.headers["content-type"], log.events) == (200, "image/gif", [])
+
+
+async def test_who_only_looks_whether_the_picture_is_there_has_not_seen_it(app: Collector, log: RecordingLog) -> None:
+    """Scanners of mail ask so, before anybody has opened it."""
+    answer = await call(app, "HEAD", "/v1/pixel/track?writeKey=wk&userId=u&event=A")
+    assert (answer.status, answer.headers["content-type"], log.events) == (200, "image/gif", [])
+
+
+async def test_a_pixel_on_a_page_that_may_not_send_is_not_taken(log: RecordingLog) -> None:
+    """As scripts load it; what a mail or a page shows as a picture names no origin."""
+    policy = Policy(origins=frozenset({"https://shop.example"}))
+    app = create_collector(log=log, sources={"wk": "web"}, policies={"web": policy})
+    for origin in ({}, {"origin": "https://shop.example"}, {"origin": "https://elsewhere.example"}):
+        answer = await call(app, "GET", "/v1/pixel/track?writeKey=wk&userId=u&event=A", headers=origin)
+        assert (answer.status, answer.headers["content-type"]) == (200, "image/gif")
+    assert len(log.events) == 2
 
 
 async def test_a_pixel_is_a_picture_even_when_the_log_is_away(app: Collector, log: RecordingLog) -> None:
