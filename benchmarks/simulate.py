@@ -36,13 +36,20 @@ async def measure(count: int, folder: Path) -> list[Result]:
         await record(log, values)
         settle()
         transaction = apply_all(values, folder)
-        scratch = folder / "scratch"
-        scratch.mkdir()
+        database = Database(f"sqlite:///{folder}/transaction.sqlite")
         used = cpu()
         made = await simulate(
-            log, PRESENT, OTHER, since=0, folder=scratch, examples=5, advance=lambda done, total: None
+            log,
+            database,
+            PRESENT,
+            OTHER,
+            since=0,
+            folder=folder / "scratch",
+            examples=5,
+            advance=lambda done, total: None,
         )
         spent = (cpu() - used) / count * 1e6
+        database.close()
     assert made.events == count
     return [result("identity simulate, CPU (floor: the pipeline's transaction)", spent, "µs/event", floor=transaction)]
 

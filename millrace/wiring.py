@@ -77,7 +77,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
             )
             routes = [
                 *collector.routes(),
-                *(() if tokens is None else oauth_routes(tokens)),
+                *oauth_routes(tokens),
                 *browser_sdk_routes(browser_sdk, write_keys(settings)),
             ]
             # Before the API's own, whose last one takes every path, and behind the first, which is asked the most.
@@ -226,8 +226,7 @@ async def erasing(settings: Settings, events: "Log", database: "Database", stop:
     from pipeline.privacy.eraser import Limits, keep_erasing
 
     limits = Limits(retention=settings.config.log.retention.days * 86_400)
-    logs = settings.environment.data / "function-logs"
-    await keep_erasing(events, database, stop, function_logs=logs, limits=limits)
+    await keep_erasing(events, database, stop, data=settings.environment.data, limits=limits)
 
 
 def forgetful(settings: Settings) -> Sequence[str]:

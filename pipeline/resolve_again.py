@@ -18,16 +18,19 @@ from sqlalchemy import Connection, select, text
 from pipeline.identity import Rules
 from pipeline.log import Log
 from pipeline.recorded import Recording
+from pipeline.scratch import Scratched, held
 from pipeline.store import schema
 from pipeline.store.comparison import different
 from pipeline.store.database import Database
 from pipeline.store.resettle import Tally, resettle
-from pipeline.store.shadow import Changed, Shadow, watermark
+from pipeline.store.scratches import Changed
+from pipeline.store.shadow import Shadow, watermark
 from schemas.errors import Refused
 from schemas.topics import RESOLVED
 
 ROUNDS: Final = 5
 """Times that people who were changing are tried again."""
+WORK: Final = "identity apply"
 _BEGINNINGS: Final = 3
 _CAUGHT_UP: Final = 200  # groups after which new events are taken in
 _PAGE: Final = 50_000
@@ -42,18 +45,19 @@ Advance = Callable[[str, int, int], None]
 
 async def resolve_again(log: Log, database: Database, rules: Rules, folder: Path, advance: Advance) -> Tally:
     """Makes everybody who they would be had these rules, which are in force, always been. `folder` is this work's own: what is in it is
-    gone on with, and it is empty at the end. Refused when people are deleted or taken apart each time."""
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    tally = Tally()
-    for _ in range(_BEGINNINGS):
-        try:
-            async with _Applied(log, database, rules, folder, advance).opened() as work:
-                await work.settle(tally)
-        except Changed:
-            await asyncio.to_thread(_clear, folder)
-        else:
-            await asyncio.to_thread(_clear, folder)
-            return tally
+    gone on with, and it is empty at the end. Refused while another process works in it, and when people are deleted or taken apart
+    each time."""
+    with held(database, folder, WORK) as scratch:
+        tally = Tally()
+        for _ in range(_BEGINNINGS):
+            try:
+                async with _Applied(log, database, rules, scratch, advance).opened() as work:
+                    await work.settle(tally)
+            except Changed:
+                await asyncio.to_thread(scratch.clear)
+            else:
+                await asyncio.to_thread(scratch.clear)
+                return tally
     raise Refused(
         "still_changing",
         "People were deleted, taken apart or joined each time while their history was gone through. "
@@ -65,9 +69,9 @@ async def resolve_again(log: Log, database: Database, rules: Rules, folder: Path
 class _Applied:
     """One run over the history."""
 
-    def __init__(self, log: Log, database: Database, rules: Rules, folder: Path, advance: Advance) -> None:
+    def __init__(self, log: Log, database: Database, rules: Rules, scratch: Scratched, advance: Advance) -> None:
         self._log, self._database, self._rules, self._advance = log, database, rules, advance
-        self._folder = folder
+        self._scratch = scratch
         self._mark: Sequence[int] = ()
         self._taken: Mapping[int, int] = {}
         self._compared = -1  # place in the scratch store up to which events were compared
@@ -76,12 +80,14 @@ class _Applied:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["_Applied"]:
         """With a scratch store that is begun, or gone on with."""
+        if not self._scratch.is_kept:
+            await asyncio.to_thread(self._scratch.begin)
         self._mark = await self._database.read(watermark)
         self._shadow = await self._open()
         try:
             if not await asyncio.to_thread(self._shadow.is_begun, self._mark):
                 self._shadow.close()
-                await asyncio.to_thread(_clear, self._folder)
+                await asyncio.to_thread(self._scratch.begin)
                 self._shadow = await self._open()
                 first = await self._first()
                 await asyncio.to_thread(self._shadow.begin, self._database, (first + 1) * 1_000 if first else 0)
@@ -127,7 +133,7 @@ class _Applied:
         return counts
 
     async def _open(self) -> Shadow:
-        return await asyncio.to_thread(Shadow, self._folder / "shadow.sqlite", self._rules)
+        return await asyncio.to_thread(Shadow, self._scratch.folder / "shadow.sqlite", self._rules, self._scratch.check)
 
     async def _first(self) -> int:
         """The time (Unix ms) from which the log holds everything; 0 when it holds all there ever was."""
@@ -164,7 +170,7 @@ class _Applied:
 
     def _differing(self) -> list[str]:
         """An id of each group of people who are not as the rules make them."""
-        path = self._folder / "present.sqlite"
+        path = self._scratch.folder / "present.sqlite"
         path.unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as copy:
             copy.execute("CREATE TABLE nodes (key TEXT PRIMARY KEY, profile TEXT) WITHOUT ROWID")
@@ -174,13 +180,9 @@ class _Applied:
                 while rows := self._database.read_sync(
                     lambda connection: connection.execute(statement, {"after": after, "most": _PAGE}).all()  # noqa: B023 - called at once
                 ):
+                    self._scratch.check()
                     copy.executemany(f"INSERT INTO {table} VALUES (?, ?)", [tuple(row) for row in rows])
                     after = rows[-1][0]
             copy.execute("CREATE INDEX profiles_by_survivor ON profiles (merged_into)")
             copy.commit()
         return list(different(path, self._shadow.path))
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.glob("*.sqlite*"):
-        path.unlink()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -15,12 +16,19 @@ from pipeline.identity import Rules
 from pipeline.log import Batch, Log, Record
 from pipeline.parse import nothing, parse
 from pipeline.recorded import Recording
+from pipeline.scratch import Scratched, held
 from pipeline.store.comparison import Comparison, compare
 from pipeline.store.database import Database
+from pipeline.store.erasures import erased_among
 from pipeline.store.intake import apply
 from pipeline.store.migrate import migrate
+from pipeline.store.scratches import Changed
+from schemas.errors import Refused
 from schemas.events import encode_event
 from schemas.topics import EVENTS
+
+WORK: Final = "identity simulate"
+_BEGINNINGS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ class Simulation:
 
 async def simulate(
     log: Log,
+    database: Database,
     present: Rules,
     other: Rules,
     *,
@@ -41,20 +50,53 @@ async def simulate(
     examples: int,
     advance: Callable[[int, int], None],
 ) -> Simulation:
-    """Resolves what was recorded since a time (Unix ms) by both rules. `folder` is empty, on a disk with room for two stores;
-    `advance` hears of records done and of all. Memory does not grow with the number of events."""
-    sides = [_Side(folder / "present.sqlite", present), _Side(folder / "other.sqlite", other)]
+    """Resolves what was recorded since a time (Unix ms) by both rules. `folder` is this work's own, on a disk with room for two stores,
+    and empty at the end; `database` tells who was deleted. `advance` hears of records done and of all. Memory does not grow with the
+    number of events. Refused while another process works in the folder, and when people are deleted each time."""
+    with held(database, folder, WORK) as scratch:
+        for _ in range(_BEGINNINGS):
+            try:
+                await asyncio.to_thread(scratch.begin)
+                sides = [_Side(folder / "present.sqlite", present), _Side(folder / "other.sqlite", other)]
+                events = await _resolve(Recording(log, since), database, sides, scratch, advance)
+                return Simulation(events, await asyncio.to_thread(_compared, sides, examples))
+            except Changed:
+                continue
+            finally:
+                await asyncio.to_thread(scratch.clear)
+    raise Refused(
+        "still_changing",
+        "People were deleted each time while the events were gone through; run it again once nobody does that.",
+        status=409,
+    )
+
+
+async def _resolve(
+    recording: Recording,
+    database: Database,
+    sides: "Sequence[_Side]",
+    scratch: Scratched,
+    advance: Callable[[int, int], None],
+) -> int:
+    """Puts every event through both sides; how many that were."""
     events = 0
     try:
-        async for some in Recording(log, since).events(advance):
-            batch = [Record(b"", encode_event(one.event), one.stamp, events + n) for n, one in enumerate(some)]
+        async for some in recording.events(advance):
+            await asyncio.to_thread(scratch.check)
+            gone = await database.read(lambda c: erased_among(c, (one.origin for one in some)))  # noqa: B023 - awaited within the turn
+            kept = [one for one in some if one.origin not in gone]
+            batch = [Record(b"", encode_event(one.event), one.stamp, events + n) for n, one in enumerate(kept)]
             events += len(batch)
-            for side in sides:
+            for side in sides if batch else ():
                 await side.database.run(partial(side.take, batch=batch))
     finally:
         for side in sides:
             side.database.close()
-    return Simulation(events, await asyncio.to_thread(compare, sides[0].path, sides[1].path, examples=examples))
+    return events
+
+
+def _compared(sides: "Sequence[_Side]", examples: int) -> Comparison:
+    return compare(sides[0].path, sides[1].path, examples=examples)
 
 
 class _Side:

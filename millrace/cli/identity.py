@@ -158,6 +158,7 @@ def simulate(
 
     The events go through the present rules and through the others, in scratch stores beside each other, and the profiles are
     compared. Nothing is sent or changed, and Millrace may run meanwhile. Exit 0: the same profiles, 1: differences, 2: misused."""
+    from millrace import wiring
     from millrace.cli.identity_simulate import report, report_text, run
     from millrace.settings import load_config, load_settings
     from schemas.errors import ConfigError
@@ -165,7 +166,9 @@ def simulate(
     try:
         settings = load_settings(environment(config=config, data=data), delivers=False)
         other = load_config(environment(config=rules, data=data), delivers=False).config.identity
-        found = report(run(settings, other, since, examples), settings.config.identity, other)
+        with wiring.open_database(settings) as database:
+            wiring.usable(settings, database)
+            found = report(run(settings, database, other, since, examples), settings.config.identity, other)
     except ConfigError as error:
         for fault in error.faults:
             click.echo(f"millrace: {fault}", err=True)

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,9 +24,10 @@ def run(settings: "Settings", database: "Database") -> dict[str, Any]:
     from millrace import logs, wiring
     from pipeline import telling
     from pipeline.resolve_again import resolve_again
+    from pipeline.scratch import FOLDER
 
     rules = _in_force(settings, database)
-    folder = Path(settings.environment.data) / "identity-apply"
+    folder = settings.environment.data / FOLDER / "apply"
 
     async def work() -> dict[str, Any]:
         async with wiring.open_log(settings) as log:

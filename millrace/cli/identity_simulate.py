@@ -1,9 +1,7 @@
 """`identity simulate`: runs the simulation with a progress bar, and tells what came of it."""
 
 import asyncio
-import tempfile
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -12,6 +10,7 @@ if TYPE_CHECKING:
     from millrace.settings import Settings
     from pipeline.simulate import Simulation
     from pipeline.store.comparison import Group
+    from pipeline.store.database import Database
     from schemas.identity import IdentityConfig
 
 _KINDS: Final = {
@@ -22,29 +21,32 @@ _KINDS: Final = {
 }
 
 
-def run(settings: "Settings", other: "IdentityConfig", since: datetime | None, examples: int) -> "Simulation":
+def run(
+    settings: "Settings", database: "Database", other: "IdentityConfig", since: datetime | None, examples: int
+) -> "Simulation":
     """Simulates over the log of this installation; scratch stores are in the data folder while it runs."""
     from millrace import logs, wiring
     from millrace.cli.preflight import EventsBar
     from pipeline.identity import Rules
+    from pipeline.scratch import FOLDER
     from pipeline.simulate import simulate
 
-    async def work(folder: Path) -> "Simulation":
+    async def work() -> "Simulation":
         async with wiring.open_log(settings) as log:
             with EventsBar(quiet=False) as bar:
                 return await simulate(
                     log,
+                    database,
                     Rules(settings.config.identity),
                     Rules(other),
                     since=0 if since is None else int(since.timestamp() * 1000),
-                    folder=folder,
+                    folder=settings.environment.data / FOLDER / "simulate",
                     examples=examples,
                     advance=bar.advance,
                 )
 
     logs.configure("simulate")
-    with tempfile.TemporaryDirectory(prefix="simulate-", dir=settings.environment.data) as folder:
-        return asyncio.run(work(Path(folder)))
+    return asyncio.run(work())
 
 
 def report(simulation: "Simulation", present: "IdentityConfig", other: "IdentityConfig") -> dict[str, Any]:

@@ -220,6 +220,7 @@ def receipt_lines(found: Any) -> list[str]:
     for name in ("log", "log_gone_by", "database", "tombstones"):
         if result.get(name):
             lines.append(f"  {name.replace('_', ' '):<11} {result[name]}")
+    lines += [f"  left        {one}" for one in result.get("scratch_stores_left", ())]
     for stream in found["streamStatus"]:
         for one in stream["destinationStatus"]:
             said = f": {one['errString']}" if one["errString"] else ""

@@ -25,10 +25,12 @@ from pipeline.privacy.function_logs import blacken
 from pipeline.privacy.hunt import Hunt, Hunted
 from pipeline.privacy.placeholder import erased_event
 from pipeline.running import steadily
-from pipeline.store import accepted, erasing, erasures, forget, leases
+from pipeline.scratch import FOLDER, erase
+from pipeline.store import accepted, erasing, erasures, forget, leases, scratches
 from pipeline.store.database import Database
 from pipeline.store.erasures import Regulation
 from pipeline.store.rules import latest
+from pipeline.store.scratches import Scratch
 from pipeline.telling import tell
 from schemas.errors import Unavailable
 from schemas.events import ExternalId, Origin, decode_resolved, iso
@@ -88,13 +90,14 @@ async def keep_erasing(
     database: Database,
     stop: asyncio.Event,
     *,
-    function_logs: Path | None = None,
+    data: Path | None = None,
     limits: Limits | None = None,
     owner: str = "",
 ) -> None:
-    """Carries out what is asked for until `stop` is set. One process at a time does it."""
+    """Carries out what is asked for until `stop` is set. One process at a time does it. `data` is this process's data folder: what
+    functions have printed there is gone through, and scratch stores that nobody works in."""
     limits = limits or Limits()
-    eraser = Eraser(events, database, function_logs, limits)
+    eraser = Eraser(events, database, data, limits)
     owner = owner or f"{id(eraser):x}.{time.time_ns():x}"
     span = round(max(30.0, limits.grace) * _MICROS)
     try:
@@ -124,10 +127,10 @@ async def _turn(eraser: "Eraser", stop: asyncio.Event) -> None:
 class Eraser:
     """See the module."""
 
-    def __init__(self, events: Log, database: Database, function_logs: Path | None, limits: Limits) -> None:
+    def __init__(self, events: Log, database: Database, data: Path | None, limits: Limits) -> None:
         self._events = events
         self._database = database
-        self._function_logs = function_logs
+        self._data = data
         self._limits = limits
         self._tidied = 0.0
 
@@ -153,6 +156,7 @@ class Eraser:
 
         if await self._database.run(tidy):
             await asyncio.to_thread(self._database.overwrite_deleted)
+        await self._scratched(Counter())  # single ids were deleted, or a machine is back
 
     async def _advance(self, one: Regulation) -> None:
         work, receipt = Work(**(one.work or {"subjects": []})), Counter(one.receipt.get("erased", {}))
@@ -161,6 +165,7 @@ class Eraser:
         while work.phase == "people":
             await self._person(one, work, receipt)
         if work.phase == "log":
+            await self._database.run(scratches.disturb)
             await tell(self._events, self._database)
             await self._refusals(one, work, receipt)
             await self._scan(one, work, receipt)
@@ -345,7 +350,8 @@ class Eraser:
         barrier = {int(p): end for p, end in work.barrier.items()}
         behind = await self._database.read(lambda c: erasing.behind(c, barrier))
         await self._sweep(one, work, receipt)
-        if behind and not overdue:
+        held = await self._scratched(receipt)
+        if (behind or held) and not overdue:
             return
         if behind and not work.fenced:
             work.fenced = True
@@ -374,6 +380,15 @@ class Eraser:
 
         await self._database.run(sweep)
 
+    async def _scratched(self, receipt: Counter[str]) -> list[Scratch]:
+        """Scratch stores that may hold somebody who was deleted. Who works in one finds out and drops it; one that nobody works in is
+        emptied here, if it is on this machine."""
+        if self._data is None:
+            return await self._database.read(scratches.stale)
+        done, left = await asyncio.to_thread(erase, self._database, self._data / FOLDER)
+        receipt["scratch_stores"] += done
+        return left
+
     async def _all_emitted(self, one: Regulation) -> bool:
         """Whether every event of theirs that was accepted stands on `resolved`. Those of the last poll are looked for."""
         unseen, since = await self._database.read(lambda c: (erasing.unseen(c, one.id), erasing.since(c)))
@@ -396,9 +411,9 @@ class Eraser:
         late = _now() - one.created_at > self._limits.deadline * _MICROS
         if not late and any(each.status in ("INITIALIZED", "RUNNING") for each in told):
             return
-        if self._function_logs is not None:
+        if self._data is not None:
             values = [key.partition(":")[2] for key in work.ids]
-            receipt["function_logs"] = await asyncio.to_thread(blacken, self._function_logs, values)
+            receipt["function_logs"] = await asyncio.to_thread(blacken, self._data / "function-logs", values)
         for name, value in Work([], "ended").json_object().items():  # from here on nobody knows who it was
             setattr(work, name, value)
 
@@ -414,11 +429,11 @@ class Eraser:
             return  # somebody reads; the next turn tries again
         told = await self._database.read(lambda c: erasures.tellings(c, regulation=one.id))
         at, status = _now(), _overall([each.status for each in told])
-        result = self._receipt(receipt, at)
+        result = self._receipt(receipt, await self._scratched(receipt), at)
         await self._database.run(lambda c: erasures.finish(c, one.id, status, result, at))
         log.info("deletion done", regulation=one.id, status=status, people=receipt["people"], events=receipt["events"])
 
-    def _receipt(self, counted: Mapping[str, int], at: int) -> dict[str, Any]:
+    def _receipt(self, counted: Mapping[str, int], left: Sequence[Scratch], at: int) -> dict[str, Any]:
         retained = iso(at + round(self._limits.retention * _MICROS))
         erasable = isinstance(self._events, Erasable)
         return {
@@ -428,6 +443,10 @@ class Eraser:
             "database": "rows deleted; PostgreSQL reuses their space by vacuum, its write-ahead log and backups age out"
             if self._database.postgres
             else "rows overwritten with zeros, write-ahead log emptied",
+            "scratch_stores_left": [
+                f"{one.host}:{one.path} may hold them until `millrace {one.work}` is run there again or the folder is removed"
+                for one in left
+            ],
             "tombstones": "hashed ids and the ids of profiles stay, so that nothing from before comes back",
         }
 

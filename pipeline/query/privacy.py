@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from pipeline.identity import MAX_ID_BYTES, Rules
 from pipeline.privacy.marks import mark
 from pipeline.query.pages import limit_of
-from pipeline.store import erasures, identifiers
+from pipeline.store import erasures, identifiers, scratches
 from pipeline.store.database import Database
 from pipeline.store.erasures import Regulation, Telling
 from pipeline.store.rules import latest
@@ -213,4 +213,5 @@ async def delete_identifier(database: Database, named: str, body: Mapping[str, A
     if "\0" in value or "\0" in given[1]:
         raise Refused("bad_request", "An id cannot hold a NUL character.")
     gone = await database.run(delete)
+    await database.run(scratches.disturb)
     return ExternalIdDeletedAnswer(data=ExternalIdDeleted(profile=gone.profile, deleted_at=iso(gone.at)))

@@ -17,7 +17,8 @@ from pipeline.split import Family
 from pipeline.store import accepted, bulk, schema, withdrawn
 from pipeline.store.accepted import Row
 from pipeline.store.graph import save
-from pipeline.store.shadow import Changed, watermark
+from pipeline.store.scratches import Changed
+from pipeline.store.shadow import watermark
 from pipeline.store.splits import family_of, rank
 from schemas.events import ExternalId
 from schemas.exact_json import json_dumps, json_loads

@@ -23,6 +23,7 @@ Forgetting:
   erased                   places on `events` of what is gone: its bytes are erased there, and nobody gets it any more
   deletions                profiles and ids that went, of which `profile-changes` is still to be told
   privacy_key              what ids are hashed with
+  scratches                folders in which recorded events are resolved once more, which deletions must reach
 
 Reading:
   tokens         who may read profiles, and what of them
@@ -490,6 +491,16 @@ alert_samples: Final = Table(
     Column("name", String, primary_key=True),  # of a counter
     Column("at", BigInteger, primary_key=True),
     Column("value", BigInteger, nullable=False),
+)
+
+scratches: Final = Table(
+    "scratches",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("work", String, nullable=False),  # the command that it is of
+    Column("host", String, nullable=False),
+    Column("path", String, nullable=False),
+    Column("stale", SmallInteger, nullable=False),  # 1: it may hold somebody who was deleted since it was begun
 )
 
 leases: Final = Table(

@@ -4,7 +4,7 @@ it is, so that whoever was stopped goes on there.
 Of events that retention has removed the store in use still has the evidence: ids in the order in which they were mapped, and which
 were seen together. That goes through the rules first; what those events contributed beside it stays with the ids."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -51,7 +51,7 @@ _EVENTS: Final = text(
     'SELECT key, node, "offset" FROM events WHERE partition = 0 AND "offset" > :after ORDER BY "offset" LIMIT :most'
 )
 _WATERMARK: Final = text("""
-    SELECT (SELECT coalesce(max(deleted_at), 0) FROM tombstones), (SELECT coalesce(max(at), 0) FROM suppressions),
+    SELECT (SELECT count(*) FROM tombstones), (SELECT coalesce(max(deleted_at), 0) FROM tombstones), (SELECT coalesce(max(at), 0) FROM suppressions),
       (SELECT coalesce(max(at), 0) FROM splits), (SELECT coalesce(max(lifted_at), 0) FROM splits)
 """)
 _FORGET_STATE: Final = (
@@ -61,20 +61,17 @@ _FORGET_STATE: Final = (
 )
 
 
-class Changed(Exception):
-    """People were deleted, suppressed, taken apart or joined by hand meanwhile: what was resolved so far does not know of it."""
-
-
 def watermark(connection: Connection) -> list[int]:
     """Changes whenever people do something that resolved events do not tell of."""
     return list(connection.execute(_WATERMARK).one())
 
 
 class Shadow:
-    """The scratch store of one set of rules. Blocks."""
+    """The scratch store of one set of rules. `check` raises when somebody has been deleted whom it may hold; it is asked again and again.
+    Blocks."""
 
-    def __init__(self, path: Path, rules: Rules) -> None:
-        self.path, self.rules = path, rules
+    def __init__(self, path: Path, rules: Rules, check: Callable[[], None]) -> None:
+        self.path, self.rules, self._check = path, rules, check
         self.database = Database(f"sqlite:///{path}", repeatable=True)
         migrate(self.database)
         self.database.run_sync(lambda connection: connection.exec_driver_sql(_NOTES))
@@ -112,6 +109,7 @@ class Shadow:
 
     def take(self, live: Database, some: Sequence[Recorded], places: Mapping[int, Place]) -> None:
         """Resolves recorded events; `places` is how far they reach."""
+        self._check()
         gone = live.read_sync(lambda connection: erasures.erased_among(connection, (one.origin for one in some)))
         kept = [one for one in some if one.origin not in gone and not one.event.refused]
         told = {
@@ -168,6 +166,7 @@ class Shadow:
             while rows := live.read_sync(
                 lambda connection: connection.execute(statement, after | {"before": before, "most": _PAGE}).all()  # noqa: B023 - called at once
             ):
+                self._check()
                 self.database.run_sync(lambda connection: _keep(connection, rows))
                 after = {name: getattr(rows[-1], name) for name in first}
         self.database.run_sync(
@@ -182,6 +181,7 @@ class Shadow:
             for one in self._groups(reading):
                 some.append(one)
                 if len(some) == _GROUPS:
+                    self._check()
                     self.database.run_sync(lambda connection: self._resolve(connection, some))  # noqa: B023 - called at once
                     some = []
         self.database.run_sync(lambda connection: self._resolve(connection, some))

@@ -31,7 +31,7 @@ class World:
 
     def __init__(self, log: Log, database: Database, folder: Path, limits: Limits) -> None:
         self.log, self.database, self.folder = log, database, folder
-        self.eraser = Eraser(log, database, folder / "function-logs", limits)
+        self.eraser = Eraser(log, database, folder, limits)
         self.clock = START
 
     # ── What happens ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, func, select
 
 from pipeline.identity import Rules
 from pipeline.log import Record, open_log
 from pipeline.profile import message_key, profile_id
 from pipeline.recorded import Recording
+from pipeline.scratch import FOLDER
 from pipeline.simulate import simulate as run_simulation
+from pipeline.store import bulk, schema
+from pipeline.store.database import Database
+from pipeline.store.migrate import migrate
 from schemas.events import Event, Origin, encode_event, encode_resolved
 from schemas.identity import IdentityConfig, IdTypeConfig
 from schemas.topics import INTERNAL_SOURCE, RESOLVED, partition_of
@@ -54,7 +59,16 @@ def shop(tmp_path: Path) -> Path:
     records = [record(one, min(number, 4), 1_700_000_000_000 + number) for number, one in enumerate(events)]
     asyncio.run(fill(tmp_path, records, 1))
     (tmp_path / "millrace.yaml").write_text(PRESENT)
+    made = in_use(tmp_path)
+    made.close()
     return tmp_path
+
+
+def in_use(folder: Path) -> Database:
+    """The store of the installation."""
+    made = Database(f"sqlite:///{folder}/data/millrace.sqlite")
+    migrate(made)
+    return made
 
 
 def simulate(folder: Path, identity: str, *options: str) -> Said:
@@ -116,11 +130,28 @@ def test_profiles_that_would_lose_an_id_are_counted_and_shown(shop: Path) -> Non
 
 
 def test_asking_changes_nothing_and_leaves_nothing(shop: Path) -> None:
-    files = sorted(path.relative_to(shop) for path in (shop / "data").rglob("*"))
+    def rows(connection: Connection) -> int:
+        tables = schema.metadata.sorted_tables
+        return sum(connection.execute(select(func.count()).select_from(one)).scalar_one() for one in tables)
+
     simulate(shop, "identity: {types: {user_id: {limit: 2}}}")
-    after = sorted(path.relative_to(shop) for path in (shop / "data").rglob("*"))
-    assert [one for one in after if one not in files and "simulate" in str(one)] == []
-    assert not (shop / "data" / "millrace.sqlite").exists()
+
+    left = [path for path in (shop / "data" / FOLDER).rglob("*") if path.is_file()]
+    assert [(path.name, path.stat().st_size) for path in left] == [("lock", 0)]
+    database = in_use(shop)
+    assert database.read_sync(rows) == 0
+    database.close()
+
+
+def test_who_was_deleted_is_not_shown_though_the_log_still_has_them(shop: Path) -> None:
+    """As Kafka has, until its retention removes them."""
+    database = in_use(shop)
+    places = [(0, offset, "p", "reg", 1, 1) for offset in (1, 3)]
+    database.run_sync(lambda connection: bulk.insert(connection, schema.erased, places))
+    database.close()
+    said = simulate(shop, "identity: {types: {user_id: {limit: 2}}}", "--json")
+    assert json.loads(said.out)["events"] == 3
+    assert "two@shop.test" not in said.out
 
 
 def test_what_was_told_to_destinations_is_no_evidence(tmp_path: Path) -> None:
@@ -157,11 +188,12 @@ async def test_partitions_are_taken_in_the_order_of_time_however_little_is_read_
     ]
     await fill(tmp_path, records, 3)
     other = Rules(IdentityConfig(types={"anonymous_id": IdTypeConfig(limit=40)}))
-    (tmp_path / "scratch").mkdir()
+    database = in_use(tmp_path)
     done = list[int]()
     async with open_log(f"embedded://{tmp_path}/data/log", partitions=3) as log:
         made = await run_simulation(
             log,
+            database,
             Rules(),
             other,
             since=0,
@@ -169,6 +201,7 @@ async def test_partitions_are_taken_in_the_order_of_time_however_little_is_read_
             examples=1,
             advance=lambda now, total: done.append(now),
         )
+    database.close()
     (example,) = made.comparison.examples["regrouped"]
     assert list(example.present[0].ids) == [*(f"anonymous_id:d{number:02d}" for number in range(5)), "user_id:u"]
     assert example.other[0].size == 41
