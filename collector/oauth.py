@@ -6,6 +6,7 @@ Tokens are signed, not stored: every collect process with the same secret knows 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final, TypeGuard
 from urllib.parse import parse_qs, urlsplit
 
@@ -87,11 +88,11 @@ class OAuth:
     def _look_into(self, token: bytes) -> tuple[str, float]:
         try:
             claims = jwt.decode(token, self._secret, algorithms=["HS256"]).claims
-            source, end = claims["source"], claims["exp"]
+            client_id, source, end = claims["sub"], claims["source"], claims["exp"]
         except (JoseError, ValueError, KeyError) as error:
             raise _invalid_token("the token is not one of ours") from error
-        if source not in {client.source for client in self._clients.values()}:
-            raise _invalid_token("the token's source has no OAuth clients any more")
+        if (client_id, source) not in {(client.client_id, client.source) for client in self._clients.values()}:
+            raise _invalid_token("the token's client is not configured any more")
         return source, end
 
     def _proven(self, assertion: str, host: str) -> ClientKey:
@@ -117,7 +118,8 @@ class OAuth:
             raise TokenRefused("invalid_client", "sub is not the client that the key belongs to", 401)
         if not _is_number(issued) or not _is_number(end) or not isinstance(once, str) or not once:
             raise TokenRefused("invalid_request", "the assertion needs iat, exp and jti")
-        if urlsplit(str(claims.get("aud"))).netloc.lower() != host.lower():
+        meant_for = claims.get("aud")
+        if host.lower() not in map(_host_of, meant_for if isinstance(meant_for, list) else [meant_for]):
             raise TokenRefused("invalid_client", f"aud must be the address of this server, {host}", 401)
         if end <= now - LEEWAY:
             raise TokenRefused("invalid_request", "Token is expired")
@@ -136,11 +138,20 @@ class OAuth:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or isfinite(value))
+    )
+
+
+def _host_of(address: object) -> str:
+    try:
+        return urlsplit(str(address)).netloc.lower()
+    except ValueError:  # brackets that hold no address
+        return ""
 
 
 def _invalid_token(message: str) -> Refused:
-    return Refused("invalid_token", message, status=401)
+    return Refused("invalid_token", f"{message}; get a new one at /token", status=401)
 
 
 def _read(key_id: str, key: ClientKey) -> RSAKey:
@@ -155,16 +166,27 @@ def _read(key_id: str, key: ClientKey) -> RSAKey:
 # ── HTTP ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def oauth_routes(oauth: OAuth) -> Sequence[BaseRoute]:
-    """The token endpoint, where SDKs look for it."""
+def oauth_routes(oauth: OAuth | None) -> Sequence[BaseRoute]:
+    """The token endpoint, where SDKs look for it. None when no source has clients, which whoever asks is told."""
 
     async def token(request: Request) -> Response:
         try:
+            if oauth is None:
+                raise TokenRefused("invalid_client", _NO_CLIENTS, 401)
+            if request.method != "POST":
+                raise TokenRefused("invalid_request", "a token is asked for by POST", 405)
             return _answer(200, oauth.token(await _form(request), request.headers.get("host", "")))
         except TokenRefused as refused:
-            return _answer(refused.status, {"error": refused.error, "error_description": refused.description})
+            answer = _answer(refused.status, {"error": refused.error, "error_description": refused.description})
+            if refused.status == 405:
+                answer.headers["allow"] = "POST"
+            return answer
 
-    return [Route(path, token, methods=["POST"]) for path in ("/token", "/oauth2/token", "/v1/token")]
+    paths = ("/token", "/oauth2/token", "/v1/token")
+    return [Route(path + slash, token, methods=["GET", "POST"]) for path in paths for slash in ("", "/")]
+
+
+_NO_CLIENTS: Final = "no source has OAuth clients: give one oauth_clients in millrace.yaml, or send its write key"
 
 
 async def _form(request: Request) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 import hmac
 import json
 from base64 import b64encode, urlsafe_b64encode
+from math import inf, nan
 from typing import Any
 from urllib.parse import urlencode
 
@@ -88,6 +89,10 @@ def test_a_token_ends(oauth: OAuth, clock: Clock) -> None:
         ({"client_assertion": assertion(header={"alg": "RS256"})}, "invalid_client", 401),
         ({"client_assertion": assertion(sub="other")}, "invalid_client", 401),
         ({"client_assertion": assertion(aud="https://elsewhere.example")}, "invalid_client", 401),
+        ({"client_assertion": assertion(aud=["https://elsewhere.example"])}, "invalid_client", 401),
+        ({"client_assertion": assertion(aud="https://[")}, "invalid_client", 401),
+        ({"client_assertion": assertion(exp=nan)}, "invalid_request", 400),
+        ({"client_assertion": assertion(exp=inf)}, "invalid_request", 400),
         ({"client_assertion": assertion(jti=None)}, "invalid_request", 400),
         ({"client_assertion": assertion(exp=None)}, "invalid_request", 400),
         ({"client_assertion": assertion(exp="soon")}, "invalid_request", 400),
@@ -141,6 +146,25 @@ def test_what_is_no_token_of_ours_opens_nothing(oauth: OAuth, token: bytes) -> N
 def test_a_key_that_cannot_be_read_says_which_one() -> None:
     with pytest.raises(ConfigError, match=r"sources\.backend\.oauth_clients: key k1 cannot be read"):
         OAuth({"k1": ClientKey(client_id="reports", source="backend", pem="-----BEGIN PUBLIC KEY-----")}, b"s" * 32)
+
+
+def test_an_assertion_may_be_meant_for_several(oauth: OAuth) -> None:
+    both = assertion(aud=["https://elsewhere.example", "https://CDP.example/"])
+    assert oauth.token(form(client_assertion=both), "cdp.example")["expires_in"] == LIFETIME
+
+
+def test_a_token_outlives_the_key_that_it_was_got_with_but_not_its_client(oauth: OAuth, clock: Clock) -> None:
+    """Keys change while SDKs hold tokens, and some throw a batch away after a 401."""
+    token = oauth.token(form(), "cdp.example")["access_token"].encode()
+    pem = OTHER.as_pem(private=False).decode()
+
+    def started_with(client_id: str, source: str) -> OAuth:
+        return OAuth({"k2": ClientKey(client_id=client_id, source=source, pem=pem)}, b"s" * 32, clock)
+
+    assert started_with("reports", "backend").source(token) == "backend"
+    for client_id, source in (("reports", "web"), ("others", "backend")):
+        with pytest.raises(Refused, match="client is not configured any more; get a new one at /token"):
+            started_with(client_id, source).source(token)
 
 
 async def test_the_whole_way_from_the_form_to_the_log(oauth: OAuth) -> None:
@@ -203,3 +227,16 @@ async def test_a_form_that_is_none_is_refused_as_oauth_does(oauth: OAuth) -> Non
     for body in (b"", b"\xff", b"grant_type=a&grant_type=b", b"x" * 20_000, b"&".join([b"a=b"] * 50)):
         answer = await call(app, "POST", "/token", body, {"host": "cdp.example"})
         assert (answer.status, set(answer.json)) == (400, {"error", "error_description"})
+
+
+async def test_a_token_is_asked_for_by_post(oauth: OAuth) -> None:
+    app = create_collector(log=RecordingLog(), sources={}, fallback=Starlette(routes=oauth_routes(oauth)))
+    answer = await call(app, "GET", "/token", headers={"host": "cdp.example"})
+    assert (answer.status, answer.headers["allow"], answer.json["error"]) == (405, "POST", "invalid_request")
+
+
+async def test_where_no_source_has_clients_sdks_are_told_so_and_stop_asking() -> None:
+    app = create_collector(log=RecordingLog(), sources={}, fallback=Starlette(routes=oauth_routes(None)))
+    answer = await call(app, "POST", "//token/", urlencode(form()).encode(), {"host": "cdp.example"})
+    assert (answer.status, answer.json["error"]) == (401, "invalid_client")
+    assert "oauth_clients" in answer.json["error_description"]
