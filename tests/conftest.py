@@ -1,7 +1,8 @@
 """The real services as fixtures. A missing one skips its tests on a laptop and fails them where `CI` is set.
 
 `kafka_broker` is the session's own Apache Kafka (kill, start, stop); `kafka_bootstrap` its address, or that of
-MILLRACE_TEST_KAFKA. `postgres_server` is the session's own PostgreSQL; `postgres_url` a fresh database on it.
+MILLRACE_TEST_KAFKA. `postgres_server` is the session's own PostgreSQL; `postgres_url` a fresh database on it that has its
+tables, `empty_postgres_url` one without.
 """
 
 import os
@@ -67,12 +68,39 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.remove()
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres_url(postgres_server: PostgresServer) -> str:
+    """A database with the tables of this version, to copy; nobody is connected to it."""
+    url = postgres_server.create_database()
+    migrate_once(url)
+    return url
+
+
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """`postgresql://…` of a fresh, empty database that goes with the test."""
+def postgres_url(postgres_server: PostgresServer, migrated_postgres_url: str) -> Iterator[str]:
+    """`postgresql://…` of a fresh database with the tables of this version, which goes with the test."""
+    url = postgres_server.create_database(like=migrated_postgres_url)
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """`postgresql://…` of a fresh, empty database, which goes with the test."""
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)
+
+
+def migrate_once(url: str) -> None:
+    from pipeline.store.database import Database  # costs every run half a second at the top
+    from pipeline.store.migrate import migrate
+
+    database = Database(url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
 
 
 def absent(reason: ServiceAbsent) -> NoReturn:

@@ -29,12 +29,12 @@ from pipeline.log import Log, Record, open_log
 from pipeline.query.balance import balance as audited
 from pipeline.store import schema, splits
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
 from pipeline.telling import tell
 from pipeline.worker import run_worker
 from schemas.events import Event, decode_event, encode_event
 from schemas.topics import EVENTS
+from tests.stores import prepare
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,7 +60,7 @@ class Place:
     def __init__(self, folder: Path, log: Log, name: str = "millrace") -> None:
         self.folder, self.log = folder, log
         self.database = Database(f"sqlite:///{folder}/{name}.sqlite")
-        migrate(self.database)
+        prepare(self.database)
 
     async def accept(self, *events: Event) -> None:
         await self.log.append(EVENTS, [Record(one.key, encode_event(one), one.received_at // 1000) for one in events])

@@ -1,5 +1,6 @@
 """Brings a database to the present schema. `schema.py` is the truth; `migrations/` is how to get there."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -22,7 +23,8 @@ def migrate(database: Database) -> str:
     def work(connection: Connection) -> str:
         if database.postgres:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        _refuse_newer(connection)
+        if _refuse_newer(connection) == _head():
+            return _head()
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -35,8 +37,7 @@ def check_version(database: Database) -> None:
     """ConfigError, with the remedy, unless the database has exactly the schema this version works with."""
 
     def work(connection: Connection) -> str | None:
-        _refuse_newer(connection)
-        return MigrationContext.configure(connection).get_current_revision()
+        return _refuse_newer(connection)
 
     found = database.read_sync(work)
     if found != _head():
@@ -44,13 +45,15 @@ def check_version(database: Database) -> None:
         raise ConfigError(f"the database {state}; run `millrace migrate` once")
 
 
-def _refuse_newer(connection: Connection) -> None:
+def _refuse_newer(connection: Connection) -> str | None:
+    """The revision of the database, None when it has no tables yet."""
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and found not in _revisions():
         raise ConfigError(
             f"the database is at version {found}, which this program does not know; it is from a newer Millrace: "
             "install that version, or restore a backup"
         )
+    return found
 
 
 def _config() -> Config:
@@ -59,6 +62,7 @@ def _config() -> Config:
     return config
 
 
+@cache
 def _script() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 

@@ -13,8 +13,8 @@ from pipeline.store import accepted, bulk, schema
 from pipeline.store.accepted import Applied, Row
 from pipeline.store.database import Database
 from pipeline.store.history import Place, places
-from pipeline.store.migrate import migrate
 from schemas.events import Origin
+from tests.stores import prepare
 
 POLL = 25
 BEFORE_ALL, BEHIND_ALL = Place(-(1 << 62), -1, -1), Place(1 << 62, -1, -1)
@@ -24,7 +24,7 @@ BEFORE_ALL, BEHIND_ALL = Place(-(1 << 62), -1, -1), Place(1 << 62, -1, -1)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path}/millrace.sqlite"
     opened = Database(request.getfixturevalue("postgres_url") if request.param == "postgres" else url, threads=2)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

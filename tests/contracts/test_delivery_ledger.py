@@ -11,8 +11,8 @@ from sqlalchemy import Connection, select
 from pipeline.store import ledger, schema
 from pipeline.store.database import Database
 from pipeline.store.ledger import Change, Counts, Listed, Progress, Range, Row
-from pipeline.store.migrate import migrate
 from tests.properties import test_delivery_books as books
+from tests.stores import prepare
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -26,7 +26,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     opened = Database(url)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

@@ -15,8 +15,8 @@ from pipeline.store import ledger, schema
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
 from pipeline.store.ledger import Progress, Row, Standing
-from pipeline.store.migrate import migrate
 from schemas.events import Event, Fence, Origin, encode_event, encode_resolved
+from tests.stores import prepare
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -24,7 +24,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     postgres = request.param == "postgres"
     url = request.getfixturevalue("postgres_url") if postgres else f"sqlite:///{tmp_path}/millrace.sqlite"
     opened = Database(url, threads=2)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

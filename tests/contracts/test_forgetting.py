@@ -14,11 +14,11 @@ from pipeline.privacy import eraser
 from pipeline.privacy.placeholder import is_erased
 from pipeline.store import erasures, forget, identifiers, splits
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.worker import run_worker
 from schemas.errors import Refused
 from schemas.events import ExternalId
 from tests.contracts.forgetting_world import SECOND, START, World, opened
+from tests.stores import prepare
 
 MIA = ("user-mia-7", "anon-mia-71", "anon-mia-72", "mia@shop.test", "Mia Virtanen", "+358401234567", "m-mia-1")
 
@@ -27,7 +27,7 @@ MIA = ("user-mia-7", "anon-mia-71", "anon-mia-72", "mia@shop.test", "Mia Virtane
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path}/millrace.sqlite"
     made = Database(url if request.param == "sqlite" else request.getfixturevalue("postgres_url"), threads=2)
-    migrate(made)
+    prepare(made)
     yield made
     made.close()
 
@@ -108,7 +108,7 @@ def test_only_a_file_from_before_deletes_overwrote_is_written_anew(tmp_path: Pat
         return int(of.read_sync(lambda c: c.execute(text("PRAGMA freelist_count")).scalar_one()))
 
     made = Database(f"sqlite:///{tmp_path}/millrace.sqlite")
-    migrate(made)
+    prepare(made)
     assert freed(made) > 20
     made.run_sync(lambda c: c.execute(text("PRAGMA user_version=0")))
     assert freed(made) == 0

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from tests.contracts.profile_world import BASE, World, identified
 from tests.contracts.profile_world import world as opened
+from tests.stores import prepare
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = Database(f"sqlite:///{tmp_path}/millrace.sqlite", threads=2)
-    migrate(database)
+    prepare(database)
     async with opened(tmp_path, database) as made:
         yield made
     database.close()

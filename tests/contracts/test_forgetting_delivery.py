@@ -30,9 +30,9 @@ from pipeline.query.balance import balance
 from pipeline.query.privacy import regulation
 from pipeline.store import letters
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from schemas.events import TYPES
 from tests.contracts.forgetting_world import World, opened
+from tests.stores import prepare
 
 MIA = ("user-mia-7", "anon-mia-71", "mia@shop.test", "m-mia-1", "m-mia-2")
 QUICK = Bounds(
@@ -88,7 +88,7 @@ class Crm:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path}/millrace.sqlite"
     made = Database(url if request.param == "sqlite" else request.getfixturevalue("postgres_url"), threads=2)
-    migrate(made)
+    prepare(made)
     yield made
     made.close()
 

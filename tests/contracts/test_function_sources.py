@@ -18,11 +18,11 @@ from pipeline.query.paths import find
 from pipeline.store.books import read as read_books
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission
-from pipeline.store.migrate import migrate
 from pipeline.store.transformed import any_left, apply_transformed
 from pipeline.worker import run_worker
 from schemas.events import Event, decode_event, decode_resolved, encode_event
 from schemas.topics import EVENTS, RESOLVED
+from tests.stores import prepare
 from tests.unit.functions_world import function
 
 AT = 1_700_000_000_000_000
@@ -33,7 +33,7 @@ RULES = Rules()
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     local = f"sqlite:///{tmp_path}/millrace.sqlite"
     opened = Database(local if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

@@ -14,11 +14,11 @@ from starlette.types import Message
 from pipeline.log import Log, open_log
 from pipeline.query.app import create_api
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.telling import tell
 from schemas.errors import Unavailable
 from schemas.topics import EVENTS
 from tests.contracts.test_intake import batch, database, event, put  # noqa: F401 - the fixture is used by name
+from tests.stores import prepare
 
 URL = "/v1/spaces/default/collections/users/profiles"
 
@@ -193,7 +193,7 @@ async def test_the_profile_api_undoes_a_merge_of_that_profile_only(database, tmp
 )
 async def test_what_cannot_be_done_is_refused_with_a_reason(tmp_path, path, body, code):
     opened = Database(f"sqlite:///{tmp_path}/millrace.sqlite")
-    migrate(opened)
+    prepare(opened)
     async with serving(opened, tmp_path) as client:
         assert (await client.post(path, body))[1]["error"]["code"] == code
         assert (await client.post(path, body, token="wrong"))[0] == 401

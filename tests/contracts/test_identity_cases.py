@@ -21,12 +21,12 @@ from pipeline.profile import message_key, profile_id, values
 from pipeline.store import schema
 from pipeline.store.database import Database
 from pipeline.store.intake import apply
-from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
 from schemas.events import Event, encode_event
 from schemas.reasons import Reason
 from tests.identity_cases import CASES, LATEST_OWNER, Case, State, check, events, refused, shown
 from tests.properties.identity_model import Model, ModelRules, Said
+from tests.stores import prepare
 from tests.unit.test_identity_cases import resolved
 from tests.unit.test_identity_cases import state as state_of
 
@@ -38,7 +38,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url, threads=2)
-        migrate(self.database)
+        prepare(self.database)
         self._partitions = count()
 
     def partition(self) -> int:

@@ -15,11 +15,11 @@ from pipeline.log import Batch, Record
 from pipeline.parse import parse
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
-from pipeline.store.migrate import migrate
 from pipeline.store.rules import in_force, rules_of, versions
 from pipeline.store.sightings import MOST_IDS
 from schemas.events import Event, ExternalId, encode_event
 from schemas.identity import IdentityConfig, IdTypeConfig
+from tests.stores import prepare
 
 DAY = 86_400_000_000
 NOW = 1_790_000_000_000_000
@@ -29,7 +29,7 @@ NOW = 1_790_000_000_000_000
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     sqlite = f"sqlite:///{tmp_path}/millrace.sqlite"
     opened = Database(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres_url"), threads=2)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

@@ -19,9 +19,9 @@ from pipeline.profile import values
 from pipeline.store import books, paths
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply, positions
-from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
 from schemas.events import Event, ExternalId, Origin, encode_event
+from tests.stores import prepare
 
 SECOND = 1_000_000
 
@@ -34,7 +34,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         else request.getfixturevalue("postgres_url")
     )
     opened = Database(url, threads=2)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

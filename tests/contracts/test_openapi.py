@@ -30,10 +30,10 @@ from pipeline.query.app import create_api
 from pipeline.query.profile_api.app import ProfileApi
 from pipeline.query.profile_api.operations import OPERATIONS as PROFILES
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.worker import run_worker
 from schemas.openapi import document
 from tests.http import Server
+from tests.stores import prepare
 
 TOKEN = "operator"
 WRITE_KEY = "wk"
@@ -56,7 +56,7 @@ class Running(threading.Thread):
 
     async def _serve(self) -> None:
         database = Database(f"sqlite:///{self.folder}/millrace.sqlite")
-        migrate(database)
+        prepare(database)
         async with open_log(f"embedded://{self.folder}/log", partitions=2) as log:
             collector = create_collector(log=log, sources={WRITE_KEY: "web"})
             api = create_api(log, database, token=TOKEN, destinations=["crm"], operations=TRACKING)

@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.query.profile_api import export, many
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from schemas import api as shapes
 from tests.contracts.profile_world import ACCOUNTS, BASE, World, happened, identified, world
 from tests.contracts.test_intake import database  # noqa: F401 - the fixture is used by name
+from tests.stores import prepare
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def people(database: Database, tmp_path: Path) -> AsyncIterator[World]:  #
 async def here(tmp_path: Path) -> AsyncIterator[World]:
     """For what the database has no part in: SQLite is enough."""
     opened = Database(f"sqlite:///{tmp_path}/millrace.sqlite", threads=2)
-    migrate(opened)
+    prepare(opened)
     try:
         async with world(tmp_path, opened) as made:
             yield made

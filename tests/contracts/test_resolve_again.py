@@ -18,7 +18,6 @@ from pipeline.outcome import APPLY
 from pipeline.resolve_again import resolve_again
 from pipeline.store import forget, schema, splits
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.store.resettle import Tally
 from pipeline.store.rules import in_force
 from pipeline.telling import tell
@@ -27,6 +26,7 @@ from schemas.events import Event, ExternalId, Origin, decode_event, encode_event
 from schemas.identity import BlockedConfig, IdentityConfig, IdTypeConfig
 from schemas.topics import EVENTS, INTERNAL_SOURCE, PROFILE_CHANGES, RESOLVED
 from tests.properties.test_resolve_again import differences, people, put
+from tests.stores import prepare
 
 NOW = 1_790_000_000_000_000
 STRICT = IdentityConfig(types={"email": IdTypeConfig(limit=1)})
@@ -101,7 +101,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     else:
         url = request.getfixturevalue("postgres_url")
     opened = Database(url)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

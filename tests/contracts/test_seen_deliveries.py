@@ -25,9 +25,9 @@ from pipeline.query.metrics import exposition
 from pipeline.store import alerts, ledger, observations
 from pipeline.store.database import Database
 from pipeline.store.ledger import Claim, Progress, Row
-from pipeline.store.migrate import migrate
 from schemas.errors import Refused
 from schemas.events import Origin, Resolved
+from tests.stores import prepare
 from tests.unit.delivery_world import DeliveryWorld, MemoryLog, by_id, resolved
 
 ACCEPTED = 1_700_000_000_000_000  # of every event, microseconds
@@ -45,7 +45,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     opened = Database(url)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

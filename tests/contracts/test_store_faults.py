@@ -10,8 +10,8 @@ from sqlalchemy import Connection, select, text
 
 from pipeline.store import accepted, ledger, schema
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from schemas.errors import Unavailable
+from tests.stores import prepare
 
 ROW = accepted.Row(b"k" * 16, 0, 7, "use_1", "user_id:u1", 1, 1)
 
@@ -20,7 +20,7 @@ ROW = accepted.Row(b"k" * 16, 0, 7, "use_1", "user_id:u1", 1, 1)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path}/millrace.sqlite"
     opened = Database(request.getfixturevalue("postgres_url") if request.param == "postgres" else url, threads=2)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 
@@ -32,7 +32,7 @@ def keys(connection: Connection) -> list[bytes]:
 @pytest.mark.postgres
 def test_a_key_that_another_transaction_writes_first_is_found_by_the_next_attempt(postgres_url: str) -> None:
     database = Database(postgres_url, threads=2)
-    migrate(database)
+    prepare(database)
     looked, other_done = threading.Event(), threading.Event()
     attempts: list[list[bytes]] = []
 
@@ -56,7 +56,7 @@ def test_a_key_that_another_transaction_writes_first_is_found_by_the_next_attemp
 @pytest.mark.postgres
 def test_a_connection_lost_within_a_bulk_write_is_an_outage_that_ends(postgres_url: str) -> None:
     database = Database(postgres_url)
-    migrate(database)
+    prepare(database)
 
     def work(connection: Connection) -> None:
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()

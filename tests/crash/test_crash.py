@@ -58,17 +58,19 @@ async def test_nothing_is_lost_or_doubled_on_one_machine(tmp_path: Path) -> None
 @pytest.mark.kafka
 @pytest.mark.postgres
 async def test_nothing_is_lost_or_doubled_on_kafka_and_postgresql(
-    tmp_path: Path, own_kafka_broker: KafkaBroker, postgres_server: PostgresServer, postgres_url: str
+    tmp_path: Path, own_kafka_broker: KafkaBroker, postgres_server: PostgresServer, empty_postgres_url: str
 ) -> None:
     async def broker() -> None:
         await asyncio.to_thread(own_kafka_broker.kill)
         await asyncio.to_thread(own_kafka_broker.start)
 
     async def backend() -> None:
-        await asyncio.to_thread(postgres_server.kill_backend, postgres_url)
+        await asyncio.to_thread(postgres_server.kill_backend, empty_postgres_url)
         await asyncio.to_thread(postgres_server.wait_until_ready)
 
-    deployment = Deployment(tmp_path, seed=SEED, log=f"kafka://{own_kafka_broker.bootstrap}", database=postgres_url)
+    deployment = Deployment(
+        tmp_path, seed=SEED, log=f"kafka://{own_kafka_broker.bootstrap}", database=empty_postgres_url
+    )
     await survive(
         deployment,
         {

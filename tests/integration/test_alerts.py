@@ -25,11 +25,11 @@ from pipeline.log import Log, open_log
 from pipeline.store import alerts as store
 from pipeline.store import ledger
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from schemas.config import EmailChannel, SlackChannel, WebhookChannel
 from schemas.errors import Unavailable
 from schemas.notices import Notice
 from tests.services.smtp import mail_server
+from tests.stores import prepare
 from tests.unit.test_destinations_guard import certificate
 
 HOME = Outbound(allow=(ip_network("127.0.0.0/8"),))
@@ -194,7 +194,7 @@ def _note(connection: Connection, *, state: str) -> None:
 @pytest.fixture
 async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
     database = Database(f"sqlite:///{tmp_path}/millrace.sqlite")
-    migrate(database)
+    prepare(database)
     async with open_log(f"embedded://{tmp_path}/log", partitions=1) as log:
         yield Watched(database, log)
     database.close()

@@ -198,8 +198,8 @@ def environment(name: str, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-def composed(tmp_path: Path, own_kafka_broker: KafkaBroker, postgres_url: str) -> Iterator[Composed]:
-    composed = Composed(tmp_path, f"kafka://{own_kafka_broker.bootstrap}", postgres_url)
+def composed(tmp_path: Path, own_kafka_broker: KafkaBroker, empty_postgres_url: str) -> Iterator[Composed]:
+    composed = Composed(tmp_path, f"kafka://{own_kafka_broker.bootstrap}", empty_postgres_url)
     yield composed
     for service in composed.services.values():
         service.kill()

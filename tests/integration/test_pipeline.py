@@ -17,12 +17,12 @@ from pipeline.query.app import create_api
 from pipeline.query.balance import balance as audited
 from pipeline.query.paths import Tail
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.worker import run_worker
 from schemas.api import EventPath
 from schemas.errors import Unavailable
 from schemas.events import Event, Resolved, decode_resolved, encode_event, materialize
 from schemas.topics import EVENTS, RESOLVED
+from tests.stores import prepare
 
 
 async def balance(log: Any, database: Database, names: Sequence[str]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
 @pytest.fixture
 def database(tmp_path: Path) -> Any:
     opened = Database(f"sqlite:///{tmp_path}/millrace.sqlite")
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
 

@@ -21,7 +21,6 @@ from pipeline.identity import Rules
 from pipeline.log import Batch, Log, Record, open_log
 from pipeline.store import splits
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from pipeline.store.profiles import find
 from pipeline.telling import tell
 from pipeline.worker import run_worker
@@ -29,6 +28,7 @@ from schemas.changes import Cause, ProfileChange, encode_change
 from schemas.events import encode_event
 from schemas.topics import EVENTS, PROFILE_CHANGES, RESOLVED
 from tests.contracts.test_intake import event
+from tests.stores import prepare
 
 CHANGES = [
     ProfileChange(f"created:p{n}", "created", f"p{n}", n, Cause("web", f"m{n}", "track", n, n), profiles=(f"p{n}",))
@@ -50,7 +50,7 @@ async def test_the_tables_say_what_the_database_says(tmp_path: Path) -> None:
     """A random history, with a merge undone in the middle and lifted in the end."""
     chance = random.Random(5)
     database = Database(f"sqlite:///{tmp_path}/millrace.sqlite")
-    migrate(database)
+    prepare(database)
     async with open_log(f"embedded://{tmp_path}/log", partitions=3) as log:
         async with running(log, database, tmp_path):
             await put(log, chance, 0)

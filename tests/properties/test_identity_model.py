@@ -23,10 +23,10 @@ from pipeline.store import bulk
 from pipeline.store.database import Database
 from pipeline.store.graph import load
 from pipeline.store.intake import Emission, apply
-from pipeline.store.migrate import migrate
 from schemas.events import Event, ExternalId, Origin, encode_event
 from schemas.identity import WINDOWS, IdentityConfig, IdTypeConfig, Window
 from tests.properties.identity_model import Model, ModelRules, Said
+from tests.stores import prepare
 
 HISTORIES = int(os.environ.get("MILLRACE_HISTORIES", "500"))
 TYPES = ("user_id", "email", "anonymous_id", "card")
@@ -256,7 +256,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         f"sqlite:///{tmp_path_factory.mktemp('model')}/millrace.sqlite" if server is None else server.create_database()
     )
     opened = Database(url, threads=2)
-    migrate(opened)
+    prepare(opened)
     yield opened
     opened.close()
     if server is not None:

@@ -21,20 +21,20 @@ from pipeline.store import schema
 from pipeline.store.database import Database
 from pipeline.store.graph import read_profiles
 from pipeline.store.intake import apply
-from pipeline.store.migrate import migrate
 from pipeline.store.rules import in_force
 from pipeline.store.shadow import Shadow
 from pipeline.store.verify import verify
 from schemas.events import Event, encode_event, encode_resolved
 from schemas.topics import EVENTS, RESOLVED
 from tests.properties.test_identity_model import Configured, configurations, event, histories
+from tests.stores import prepare
 
 HISTORIES = int(os.environ.get("MILLRACE_HISTORIES", "500")) // 10
 
 
 def opened(path: Path) -> Database:
     database = Database(f"sqlite:///{path}", repeatable=True)
-    migrate(database)
+    prepare(database)
     return database
 
 

@@ -34,6 +34,7 @@ class PostgresServer:
         self._service = Service("PostgreSQL", self._folder / "output.log")
         (self._port,) = free_ports(1)
         self._names = count(1)
+        self._unused: list[str] = []
         self._initialise()
 
     @property
@@ -63,15 +64,20 @@ class PostgresServer:
                 raise self._service.failed(f"did not answer within {PATIENCE:.0f} s")
             time.sleep(0.05)
 
-    def create_database(self) -> str:
-        """The URL of a fresh database."""
+    def create_database(self, like: str | None = None) -> str:
+        """The URL of a fresh database: an empty one, or a copy of the one at the URL `like`, to which nobody may be connected."""
         name = f"test_{next(self._names)}"
-        self._execute("create database {}", name)
+        template = "template1" if like is None else like.rpartition("/")[2]
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            while self._unused:
+                _run(connection, "drop database if exists {} with (force)", self._unused.pop())
+            _run(connection, "create database {} template {}", name, template)
         return f"postgresql://postgres@127.0.0.1:{self._port}/{name}"
 
     def drop_database(self, url: str) -> None:
-        """Ends whoever is connected and removes the database."""
-        self._execute("drop database if exists {} with (force)", url.rpartition("/")[2])
+        """Nobody needs the database any more. It goes when the next one is made: by then its connections have ended, for
+        which the server would wait in steps of 100 ms."""
+        self._unused.append(url.rpartition("/")[2])
 
     def kill_backend(self, url: str | None = None) -> int | None:
         """kill -9 of a random process that serves a client (of the database at `url`, when given); its pid, or None
@@ -124,9 +130,9 @@ class PostgresServer:
             return False
         return True
 
-    def _execute(self, statement: LiteralString, name: str) -> None:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+def _run(connection: psycopg.Connection, statement: LiteralString, *names: str) -> None:
+    connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 def postgres_binaries() -> Path:

@@ -10,8 +10,8 @@ from pipeline.store import schema
 from pipeline.store.bulk import insert
 from pipeline.store.database import Database
 from pipeline.store.folding import Commit, fold, join
-from pipeline.store.migrate import migrate
 from pipeline.store.paths import batches_since
+from tests.stores import prepare
 
 MINUTE = 60_000_000
 
@@ -22,7 +22,7 @@ def commit(first: int, end: int, at: int, partition: int = 0, **filtered: Any) -
 
 def test_neighbours_of_one_minute_become_one(tmp_path):
     database = Database(f"sqlite:///{tmp_path}/m.sqlite")
-    migrate(database)
+    prepare(database)
     rows = [
         commit(0, 3, 5),
         commit(3, 7, 6, RULES=[[3, 2]]),
