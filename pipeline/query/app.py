@@ -3,12 +3,13 @@
 import base64
 import binascii
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
 from prometheus_client import Metric
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -267,9 +268,9 @@ def create_api(
             *endpoints.routes(_guard(token), under="/v1/"),
             ProfileRoute(profiles),
             *endpoints.routes(_guard(token), under="/"),
-            Route("/{path:path}", endpoints.unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            Route("/{path:path}", endpoints.unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ],
-        exception_handlers={MillraceError: _failed, 404: _nowhere},
+        exception_handlers={MillraceError: _failed, 404: _nowhere, 405: _otherwise},
     )
     api.state.profiles = profiles
     return api
@@ -320,8 +321,20 @@ class Json(JSONResponse):
 
 
 async def _nowhere(request: Request, _: Exception) -> Response:
-    """What no route can have, such as a line break in a path."""
-    return _error(404, "not_found", f"There is nothing at {request.url.path[:200]}.")
+    """An SDK whose host was given with a wrong path comes here too. It reads `code` and `message` at the top, where else it would
+    send again; its page reads nothing without CORS."""
+    message = (
+        f"There is nothing at {request.url.path[:200]}. SDKs send to /v1/batch and the like; all paths are listed at "
+        "/api/openapi.json."
+    )
+    detail = {"code": "not_found", "message": message}
+    return Json({"success": False, **detail, "error": detail}, 404, {"Access-Control-Allow-Origin": "*"})
+
+
+async def _otherwise(_: Request, error: Exception) -> Response:
+    """A path that is asked in another way."""
+    assert isinstance(error, HTTPException)
+    return _error(405, "method_not_allowed", error.detail, error.headers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:
@@ -332,7 +345,7 @@ async def _failed(_: Request, error: Exception) -> Response:
     return _error(500, "internal", "This is a fault of ours; the log of the collect role has the details.")
 
 
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
     return Json(Error(error=ErrorDetail(code=code, message=message)), status, headers)
 
 

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from schemas.api import Shape
-from schemas.errors import Refused
 from schemas.openapi import TEXT, Content, Operation, Parameter
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -108,8 +108,8 @@ class Endpoints:
         """Everything else: nothing is there, or something that is asked in another way."""
         others = sorted({method for route in self._routes for method in _methods(route, request)})
         if others:
-            raise Refused("method_not_allowed", f"Use {' or '.join(others)} here.", status=405)
-        raise Refused("not_found", f"There is nothing at {request.url.path[:200]}.", status=404)
+            raise HTTPException(405, f"Use {' or '.join(others)} here.", {"Allow": ", ".join(others)})
+        raise HTTPException(404)
 
 
 def _methods(route: Route, request: Request) -> Iterator[str]:

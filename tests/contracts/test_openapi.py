@@ -1,10 +1,12 @@
 """The OpenAPI document: it names what is served, and what is served keeps to it, whatever is asked."""
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPMessage
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,35 @@ def test_whatever_is_asked_is_answered_as_the_document_says(running: Running, sc
         with suppress(Unsatisfiable):  # of some operations nothing unsound can be made
             _ask(operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE), examples)
     assert asked > 30
+
+
+def test_what_is_nowhere_can_be_read_by_every_sdk_and_by_pages(running: Running) -> None:
+    """An SDK whose host has a path too much: without `code` at the top some send again, and pages read nothing without CORS."""
+    status, headers, body = _request(running, "POST", "/somewhere/v1/batch")
+    assert (status, headers["Access-Control-Allow-Origin"]) == (404, "*")
+    assert body == {"success": False, **body["error"], "error": {"code": "not_found", "message": body["message"]}}
+    assert "/somewhere/v1/batch" in body["message"]
+
+
+def test_what_is_asked_in_another_way_is_told_how(running: Running) -> None:
+    for method, path, allowed in (
+        ("DELETE", "/api/balance", "GET"),
+        ("OPTIONS", "/api/balance", "GET"),
+        ("GET", "/api/identity/unmerge", "POST"),
+        ("PUT", "/v1/batch", "POST, OPTIONS"),
+    ):
+        status, headers, body = _request(running, method, path)
+        assert (status, headers["Allow"], "method_not_allowed" in str(body)) == (405, allowed, True), path
+
+
+def _request(running: Running, method: str, path: str) -> tuple[int, HTTPMessage, Any]:
+    connection = HTTPConnection("127.0.0.1", running.port, timeout=10)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, json.loads(answer.read())
+    finally:
+        connection.close()
 
 
 def _ask(cases: Any, examples: int) -> None:
