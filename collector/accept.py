@@ -11,6 +11,7 @@ import msgspec
 
 from collector.body import BODY_LIMIT, too_large
 from collector.item import (
+    DEPTH_LIMIT,
     EVENT_LIMIT,
     ID_LIMIT,
     MESSAGE_ID_LIMIT,
@@ -33,6 +34,7 @@ from collector.item import (
 from collector.plain import all_shallow, plain_drafts
 from collector.routes import Channel, Route
 from collector.rules import refusal, usable_id
+from collector.sources import unknown_source
 from collector.timestamps import event_time, parse_time
 from pipeline.log.contract import Draft, Drafts, Piece
 from schemas.errors import Refused
@@ -94,7 +96,7 @@ def source_of(sources: Mapping[str, str], write_key: Any) -> str:
     """The source that a write key authorises writing to; Refused when there is none."""
     source = sources.get(write_key) if type(write_key) is str else None
     if source is None:
-        raise Refused(Reason.UNKNOWN_SOURCE, "the write key is missing or unknown")
+        raise unknown_source()
     return source
 
 
@@ -196,7 +198,7 @@ def _decode_batch(body: bytes, new_id: Callable[[], str]) -> tuple[Envelope, byt
 
 
 def _nested_too_deeply() -> Refused:
-    return Refused("invalid_request", "body is nested too deeply")
+    return Refused("invalid_request", f"body is nested too deeply: an event has at most {DEPTH_LIMIT} levels")
 
 
 def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Request) -> Accepted:

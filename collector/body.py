@@ -37,7 +37,8 @@ def decompress(wire: bytes, encoding: bytes) -> bytes:
         try:
             wire = decode(wire)
         except (zlib.error, brotli.error, zstandard.ZstdError, EOFError) as error:
-            raise Refused("invalid_encoding", f"the body is not valid {name.decode()}: {error}") from error
+            message = f"the body is not valid {name.decode()} ({error}): compress it so, or leave Content-Encoding out"
+            raise Refused("invalid_encoding", message) from error
     if len(wire) > BODY_LIMIT:
         raise too_large()
     return wire

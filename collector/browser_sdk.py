@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from collector.answers import error_body, json_headers
 from collector.headers import cors, preflight
+from collector.sdk import UNKNOWN_KEY
 from schemas.errors import ConfigError
 
 REMEDY: Final = "put the files of dist/umd of the npm package @segment/analytics-next into it and start again"
@@ -79,13 +80,13 @@ def browser_sdk_routes(sdk: BrowserSdk | None, sources: Mapping[str, str]) -> Se
                 request, "browser_sdk_missing", f"the folder browser-sdk of the data folder is empty: {REMEDY}"
             )
         if write_key not in sources:
-            return _missing(request, "unknown_source", "the write key is unknown")
+            return _missing(request, "unknown_source", UNKNOWN_KEY)
         return script(request, _ENTRY, write_key, b"public, max-age=3600")
 
     async def chunk(request: Request) -> Response:
         name = request.path_params["name"]
         if sdk is None or name not in sdk.chunks:
-            return _missing(request, "not_found", "the browser SDK has no such part")
+            return _missing(request, "not_found", f"the browser SDK has no such part: {REMEDY}")
         return script(request, name, "", b"public, max-age=31536000, immutable")
 
     def script(request: Request, name: str, write_key: str, caching: bytes) -> Response:

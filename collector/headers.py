@@ -7,9 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Literal
 
-from collector.sources import token_required
-from schemas.errors import Refused
-from schemas.reasons import Reason
+from collector.sources import token_required, unknown_source
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -51,7 +49,7 @@ class Authorization:
             return None
         source = self._sources.get(key)
         if source is None:
-            raise Refused(Reason.UNKNOWN_SOURCE, "the write key is missing or unknown")
+            raise unknown_source()
         if source in self._token_only:
             raise token_required(source)
         return source

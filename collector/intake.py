@@ -33,6 +33,7 @@ SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another o
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
 GATHER_SECONDS: Final = 0.001  # for as many requests as last time; a timer of the loop takes up to twice that
 SLOW_RETRY: Final = 5.0
+_SLOW: Final = "the event log is slow; send again"
 
 
 def utc_micros() -> int:
@@ -118,7 +119,7 @@ class Intake:
         if expected > WIRE_LIMIT:
             raise too_large()
         if self._late:
-            raise Unavailable("the event log is slow", after=SLOW_RETRY)
+            raise Unavailable(_SLOW, after=SLOW_RETRY)
         self.charge(exchange, expected + OVERHEAD)
         return source
 
@@ -126,7 +127,7 @@ class Intake:
         """Counts bytes as in flight until the exchange ends. A request on its own always fits."""
         others = self.in_flight_bytes - exchange.charged
         if others > 0 and self.in_flight_bytes + size > self._max_in_flight_bytes:
-            raise Unavailable("too much is being received", after=1)
+            raise Unavailable("too much is being received; send again", after=1)
         exchange.charged += size
         self.in_flight_bytes += size
 
@@ -264,7 +265,7 @@ class Intake:
                 group.late = True
                 self._late += 1
                 for exchange, _, _ in group.entries:
-                    self._answer_unavailable(exchange, Unavailable("the event log is slow", after=SLOW_RETRY))
+                    self._answer_unavailable(exchange, Unavailable(_SLOW, after=SLOW_RETRY))
         busy = self._appending or self._gathering
         pause = min(1.0, self._append_timeout / 4)
         self._watchdog = loop.call_later(pause, self._watch, loop) if busy else None

@@ -128,14 +128,18 @@ def decode(decoder: Callable[[bytes], _Decoded], body: bytes) -> tuple[_Decoded,
         body.isascii() or body.decode()  # the decoder skips strings without looking inside
         return decoder(body), body
     except msgspec.ValidationError as error:
-        raise _invalid(f"body is not what this path takes: {error}") from error
+        raise _invalid(f"body is not what this path takes ({error}): {_TAKEN}") from error
     except UnicodeDecodeError as error:
-        raise _invalid(f"body is not valid JSON: not UTF-8 at byte {error.start}") from error
+        raise _invalid(f"body is not valid JSON (not UTF-8 at byte {error.start}): {_UTF_8}") from error
     except msgspec.DecodeError as error:
         mended = _without_hazards(body)
         if mended == body:
-            raise _invalid(f"body is not valid JSON: {error}") from error
+            raise _invalid(f"body is not valid JSON ({error}): send one object") from error
     return decode(decoder, mended)
+
+
+_TAKEN: Final = 'send one call as an object, or many to /v1/batch as {"batch": [...]}'
+_UTF_8: Final = "send it in UTF-8, and name its Content-Encoding if it is compressed"
 
 
 def _invalid(message: str) -> Refused:

@@ -108,14 +108,18 @@ class OAuth:
     def _key_of(self, header: Mapping[str, Any]) -> RSAKey:
         key = self._keys.get(header.get("kid") or "")
         if key is None:
-            raise TokenRefused("invalid_client", "the key id (kid) is not known", 401)
+            raise TokenRefused(
+                "invalid_client", "the key id (kid) is not known: add its public key to a client in millrace.yaml", 401
+            )
         return key
 
     def _check(self, claims: Mapping[str, Any], client: ClientKey, host: str) -> None:
         now = self._clock()
         issued, end, once = claims.get("iat"), claims.get("exp"), claims.get("jti")
         if claims.get("sub") != client.client_id:
-            raise TokenRefused("invalid_client", "sub is not the client that the key belongs to", 401)
+            raise TokenRefused(
+                "invalid_client", "sub is not the id of the client that the key belongs to in millrace.yaml", 401
+            )
         if not _is_number(issued) or not _is_number(end) or not isinstance(once, str) or not once:
             raise TokenRefused("invalid_request", "the assertion needs iat, exp and jti")
         meant_for = claims.get("aud")
@@ -133,7 +137,7 @@ class OAuth:
         """An assertion that was overheard is worth nothing again, to this process."""
         self._used = {known: until for known, until in self._used.items() if until > now}
         if name in self._used:
-            raise TokenRefused("invalid_request", "the assertion was used before (jti)")
+            raise TokenRefused("invalid_request", "the assertion was used before (jti): sign a new one")
         self._used[name] = end
 
 

@@ -276,7 +276,7 @@ class IngestProtocol(HttpToolsProtocol):
     def end_overdue(self) -> None:
         """Who sends a part of a request and then nothing is told so; who sends nothing is left."""
         if self._state in (_HEAD, _BODY):
-            self._break_off("the request took too long to arrive", status=408)
+            self._break_off("the request took too long to arrive; send it again", status=408)
         elif self._state == _LINGERING or self.flow.write_paused:
             self.transport.abort()
         else:

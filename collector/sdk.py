@@ -24,6 +24,7 @@ Take = Callable[[bytes, Route, str | None, bytes | None], Awaitable[int]]
 
 log = structlog.get_logger()
 
+UNKNOWN_KEY: Final = "the write key in the path is unknown: use the key of a configured source"
 _PREFIXES: Final = ("/v1", "", "/v1/v1")
 
 
@@ -35,7 +36,7 @@ def sdk_routes(
     async def settings(request: Request) -> Response:
         write_key = request.path_params["write_key"]
         if write_key not in sources:
-            return _json(request, error_body("unknown_source", "the write key is unknown"), status=404)
+            return _json(request, error_body("unknown_source", UNKNOWN_KEY), status=404)
         host = request.headers.get("host", "") + _mounted_under(request)
         categories = consent.get(sources[write_key], ())
         return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request), categories)))

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Final
 
 from schemas.errors import Refused
+from schemas.reasons import Reason
 
 LONGEST_WAIT: Final = 300  # seconds; SDKs cut longer ones down to it
 BURST: Final = 10  # seconds' worth of events that a source may send at once after a pause
@@ -27,8 +28,18 @@ class RateLimited(Refused):
     """The source has sent too much; try again after `after` seconds."""
 
     def __init__(self, source: str, after: float) -> None:
-        super().__init__("too_many_requests", f"source {source} sends more events than it may", status=429)
+        message = f"source {source} sends more events than its events_per_second; send again in {after:.0f} seconds"
+        super().__init__("too_many_requests", message, status=429)
         self.after = after
+
+
+def unknown_source() -> Refused:
+    """For a request that names no source, or one that is not there."""
+    message = (
+        "the write key is missing or unknown: send the key of a configured source as the user of HTTP Basic, or as writeKey in "
+        "the body"
+    )
+    return Refused(Reason.UNKNOWN_SOURCE, message)
 
 
 def token_required(source: str) -> Refused:
@@ -64,7 +75,10 @@ class Gates:
         """Before the body is read. Raises Refused when the page may not send, or the source has sent too much."""
         allowed = self._origins.get(source)
         if allowed is not None and origin is not None and origin.lower() not in allowed:
-            raise Refused("origin_not_allowed", f"source {source} takes no events from pages of this origin")
+            message = (
+                f"source {source} takes no events from pages of this origin; its origins are named in millrace.yaml"
+            )
+            raise Refused("origin_not_allowed", message)
         if (allowance := self._allowances.get(source)) is not None:
             allowance.check()
 

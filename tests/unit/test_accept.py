@@ -676,7 +676,7 @@ def test_a_body_that_is_nested_too_deeply_elsewhere_is_refused(body: bytes) -> N
 def test_a_single_event_that_is_nested_too_deeply_for_the_decoder_is_refused() -> None:
     with pytest.raises(Refused) as refused:
         taken(b'{"event":"A","userId":"u","properties":%b}' % (b"[" * 5_000 + b"]" * 5_000))
-    assert refused.value.message == "body is nested too deeply"
+    assert refused.value.message == "body is nested too deeply: an event has at most 128 levels"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -241,6 +242,14 @@ async def test_a_duplicate_is_a_success_like_any_other(app: Collector, log: Reco
 
 # ── Errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+REMEDIES = {
+    "invalid_request": "send one object",
+    "unknown_source": "send the key of a configured source",
+    "body_too_large": "a body holds at most",
+    "invalid_encoding": "compress it so, or leave Content-Encoding out",
+    "unsupported_encoding": "use gzip, deflate, br, zstd or none|at most 3 times",
+}
+
 
 @pytest.mark.parametrize(
     ("body", "headers", "status", "code"),
@@ -267,7 +276,8 @@ async def test_an_error_can_be_read_by_every_sdk_and_by_the_browser(
     assert (answer.status, log.appends, app.in_flight_bytes) == (status, 0, 0)
     assert answer.json["success"] is False
     assert answer.json["code"] == code
-    assert answer.json["message"] == answer.json["error"] != ""
+    assert answer.json["message"] == answer.json["error"]
+    assert re.search(REMEDIES[code], answer.json["message"])
     assert answer.headers == {
         "content-type": "application/json",
         "content-length": str(len(answer.body)),

@@ -178,7 +178,7 @@ async def test_the_whole_way_from_the_form_to_the_log(oauth: OAuth) -> None:
         assert answer.status == status
     assert json.loads(answer.body) == {
         "error": "invalid_request",
-        "error_description": "the assertion was used before (jti)",
+        "error_description": "the assertion was used before (jti): sign a new one",
     }
     token = oauth.token(form(client_assertion=assertion(jti="j2")), "cdp.example")["access_token"]
     batch = dumped({"batch": [{"type": "track", "event": "A", "userId": "u"}], "writeKey": "wk2"})
