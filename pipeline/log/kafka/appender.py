@@ -1,6 +1,7 @@
 """Appends to Kafka: records gather per partition while the batch before them is under way, one future per batch.
 
-One batch of a partition is in flight at a time, which keeps its order; partitions go side by side. What is not yet
+One batch of a partition is in flight at a time, which keeps its order; partitions go side by side, and those that are free at one time
+are handed to the client at once, so that their batches leave in one request. What is not yet
 acknowledged is bounded in bytes: appenders wait. A batch that the cluster does not acknowledge within `PATIENCE` fails what
 waits in its partition with Unavailable and stays with the client, which repeats it for as long as it takes under the same
 sequence number; until then the partition refuses at once. After any error that the client does not repeat by itself, its
@@ -10,6 +11,8 @@ sequence has a hole, so that a fresh producer takes over.
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -19,6 +22,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 from isal.isal_zlib import crc32
 
 from pipeline.log.contract import Draft, Record, drafts_of
+from pipeline.log.kafka.batch import RecordBatch
 from pipeline.log.kafka.connection import PATIENCE, Connection
 from pipeline.log.kafka.topics import MAX_BATCH_BYTES
 from schemas.errors import Unavailable
@@ -27,7 +31,6 @@ BATCH_BYTES: Final = 512 << 10  # a batch is closed before it grows beyond, unle
 RECORD_OVERHEAD: Final = 24  # bytes a record takes besides key and value, at most
 IN_FLIGHT_BYTES: Final = 32 << 20
 RETRY_AFTER: Final = 1.0  # seconds
-COMPRESSION: Final = "zstd"
 
 log = structlog.get_logger()
 
@@ -46,7 +49,7 @@ class _Group:
         if self.parts == 0 and not self.done.done():
             self.done.set_result(None)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         if not self.done.done():  # its appender may have been cancelled, or another part failed first
             self.done.set_exception(error)
 
@@ -63,15 +66,17 @@ class _Part:
 
 
 class _Lane:
-    """One partition: the parts that wait, and the task that sends them while there are any."""
+    """One partition: the parts that wait, and those of the batch that is under way while it is `busy`."""
 
-    __slots__ = ("partition", "refusing", "task", "topic", "waiting")
+    __slots__ = ("busy", "overdue", "partition", "refusing", "sending", "topic", "waiting")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
         self.waiting: deque[_Part] = deque()
-        self.task: asyncio.Task[None] | None = None
+        self.sending: Sequence[_Part] = ()
+        self.overdue: asyncio.TimerHandle | None = None
+        self.busy = False
         self.refusing = False  # its last batch is overdue
 
 
@@ -82,6 +87,11 @@ class Appender:
         self._connection = connection
         self._lanes = {topic: [_Lane(topic, one) for one in range(count)] for topic, count in counts.items()}
         self._budget = _Budget(IN_FLIGHT_BYTES)
+        self._ready: deque[_Lane] = deque()  # have parts that wait and no batch under way
+        self._feeding: asyncio.Task[None] | None = None
+        self._busy = 0  # lanes
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._producer: AIOKafkaProducer | None = None
         self._producer_lock = asyncio.Lock()
         self._retired: dict[AIOKafkaProducer, asyncio.Task[None]] = {}
@@ -96,13 +106,12 @@ class Appender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        sending = [lane.task for lanes in self._lanes.values() for lane in lanes if lane.task is not None]
-        if sending:
-            await asyncio.wait(sending, timeout=PATIENCE)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), PATIENCE)
         self._given_up = True
         producers = [*self._retired, *([] if self._producer is None else [self._producer])]
         await asyncio.gather(*(_abandon(one) for one in producers))
-        await asyncio.gather(*self._retired.values(), *sending)
+        await asyncio.gather(*self._retired.values(), self._idle.wait())
 
     async def append(self, topic: str, records: Sequence[Record]) -> None:
         """The contract's `append`."""
@@ -119,58 +128,82 @@ class Appender:
         for partition, some, part_size in parts:
             lane = lanes[partition]
             lane.waiting.append(_Part(group, some, part_size))
-            if lane.task is None:
-                lane.task = asyncio.create_task(self._send_all(lane))
+            if not lane.busy:
+                lane.busy = True
+                self._busy += 1
+                self._idle.clear()
+                self._feed(lane)
         await group.done
 
     # ── One partition ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _send_all(self, lane: _Lane) -> None:
-        try:
-            while lane.waiting:
-                batch = _take(lane.waiting)
-                try:
-                    await self._send(lane, batch)
-                except Exception as error:
-                    self._fail(batch, error)
-                else:
-                    self._acknowledged()
-                    for part in batch:
-                        part.group.finished()
-                finally:
-                    self._budget.give(sum(part.size for part in batch))
-        finally:
-            lane.task = None
+    def _feed(self, lane: _Lane) -> None:
+        """Has what waits in a lane sent, beside that of other lanes."""
+        lane.overdue = asyncio.get_running_loop().call_later(PATIENCE, self._overdue, lane)
+        self._ready.append(lane)
+        if self._feeding is None:
+            self._feeding = asyncio.create_task(self._feed_all())
 
-    async def _send(self, lane: _Lane, batch: Sequence[_Part]) -> None:
-        """Returns when the cluster has acknowledged the batch, however long that takes; past `PATIENCE` its appenders
-        and those behind them are told."""
+    async def _feed_all(self) -> None:
+        while self._ready:
+            lane = self._ready.popleft()
+            if not lane.waiting:  # they were told that it took too long
+                self._go_on(lane)
+                continue
+            lane.sending = _take(lane.waiting)
+            try:
+                await self._send(lane)
+            except Exception as error:
+                self._ended(lane, error)
+        self._feeding = None
+
+    async def _send(self, lane: _Lane) -> None:
+        """Returns once the client has the lane's batch, which it holds on to for however long the cluster takes."""
         producer = await self._running_producer()
-        builder = producer.create_batch()
-        append, join = builder.append, b"".join
-        for part in batch:
-            for key, head, body, timestamp in part.rows:
-                append(timestamp=timestamp, key=key, value=join((head, body)))
-        sent = asyncio.ensure_future(self._deliver(producer, builder, lane))
+        batch = RecordBatch([row for part in lane.sending for row in part.rows])
         try:
-            await asyncio.wait((sent,), timeout=PATIENCE)
-            if not sent.done():
-                self._overdue(lane, batch)
-                await asyncio.wait((sent,))
-        finally:
-            lane.refusing = False
-        if sent.exception() is not None:
+            sent = await producer.send_batch(batch, lane.topic, partition=lane.partition)
+        except Exception:
             self._retire(producer)
-        sent.result()
+            raise
+        sent.add_done_callback(partial(self._answered, lane, producer))
 
-    @staticmethod
-    async def _deliver(producer: AIOKafkaProducer, builder: object, lane: _Lane) -> None:
-        await (await producer.send_batch(builder, lane.topic, partition=lane.partition))
+    def _answered(self, lane: _Lane, producer: AIOKafkaProducer, sent: "asyncio.Future[object]") -> None:
+        error = sent.exception()
+        if error is not None:
+            self._retire(producer)
+        self._ended(lane, error)
 
-    def _overdue(self, lane: _Lane, batch: Sequence[_Part]) -> None:
+    def _ended(self, lane: _Lane, error: BaseException | None) -> None:
+        """The lane's batch is over."""
+        batch, lane.sending = lane.sending, ()
+        if error is None:
+            self._acknowledged()
+            for part in batch:
+                part.group.finished()
+        else:
+            self._fail(batch, error)
+        self._budget.give(sum([part.size for part in batch]))
+        self._go_on(lane)
+
+    def _go_on(self, lane: _Lane) -> None:
+        """With what has gathered meanwhile, if anything has."""
+        assert lane.overdue is not None, "every turn of a lane has its time"
+        lane.overdue.cancel()
+        lane.refusing = False
+        if lane.waiting:
+            self._feed(lane)
+            return
+        lane.busy = False
+        self._busy -= 1
+        if not self._busy:
+            self._idle.set()
+
+    def _overdue(self, lane: _Lane) -> None:
+        """Past `PATIENCE` the appenders of a batch and those behind them are told, though it goes on."""
         lane.refusing = True
         error = TimeoutError(f"no acknowledgement within {PATIENCE:.0f} s")
-        self._fail(batch, error)
+        self._fail(lane.sending, error)
         while lane.waiting:
             part = lane.waiting.popleft()
             self._fail((part,), error)
@@ -178,7 +211,7 @@ class Appender:
 
     # ── What the cluster said ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _fail(self, batch: Iterable[_Part], error: Exception) -> None:
+    def _fail(self, batch: Iterable[_Part], error: BaseException) -> None:
         expected = isinstance(error, KafkaError | OSError)
         if not expected:
             log.error("sending to kafka failed", exc_info=error)
@@ -211,8 +244,6 @@ class Appender:
             **self._connection.options,
             acks="all",
             enable_idempotence=True,
-            compression_type=COMPRESSION,
-            max_batch_size=MAX_BATCH_BYTES,  # `_take` closes batches; the builder must never refuse a record
             max_request_size=MAX_BATCH_BYTES,
             metadata_max_age_ms=60_000,
         )
