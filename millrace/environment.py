@@ -54,6 +54,7 @@ def read_environment(variables: Mapping[str, str], flags: Flags | None = None) -
     data = Path(flags.data or said.get("MILLRACE_DATA") or DEFAULT_DATA).absolute()
     port = flags.port if flags.port is not None else _port(said.get("MILLRACE_PORT"), faults)
     config = _config(flags.config or said.get("MILLRACE_CONFIG"), faults)
+    write_key = _write_key(said.get("MILLRACE_WRITE_KEY"), faults)
     if faults:
         raise ConfigError(*faults)
     return Environment(
@@ -64,7 +65,7 @@ def read_environment(variables: Mapping[str, str], flags: Flags | None = None) -
         placed=port != 0 and bool(flags.host or flags.port or said.keys() & {"MILLRACE_HOST", "MILLRACE_PORT"}),
         log_url=said.get("MILLRACE_LOG") or f"embedded://{data / 'log'}",
         database_url=said.get("MILLRACE_DATABASE") or f"sqlite:///{data / 'millrace.sqlite'}",
-        write_key=said.get("MILLRACE_WRITE_KEY"),
+        write_key=write_key,
         api_token=said.get("MILLRACE_API_TOKEN"),
         secrets_key=said.get("MILLRACE_SECRETS_KEY"),
         reuse_port=said.get("MILLRACE_REUSE_PORT", "").lower() in ("1", "true", "yes", "on"),
@@ -85,6 +86,18 @@ def _port(text: str | None, faults: list[str]) -> int:
         return int(text)
     faults.append(f"MILLRACE_PORT: {text!r} is not a port; set a number from 0 to 65535 (0 picks a free one)")
     return DEFAULT_PORT
+
+
+def _write_key(text: str | None, faults: list[str]) -> str | None:
+    if not text:
+        return None
+    from schemas.config import a_write_key  # not at once: commands start faster without it
+
+    try:
+        return a_write_key(text)
+    except ValueError as error:
+        faults.append(f"MILLRACE_WRITE_KEY: {error}")
+        return None
 
 
 def _config(said: str | None, faults: list[str]) -> Path | None:

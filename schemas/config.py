@@ -1,5 +1,6 @@
 """The shape of `millrace.yaml`. `millrace schema` prints its JSON Schema; unknown keys are faults."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal
 
@@ -18,7 +19,6 @@ from schemas.identity import IdentityConfig
 from schemas.topics import INTERNAL_SOURCE
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$")]
 EventType = Literal["track", "identify", "page", "screen", "group", "alias"]
 
 
@@ -26,9 +26,39 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-PublicKey = Annotated[
-    str, Field(pattern=r"^\s*-----BEGIN (RSA )?PUBLIC KEY-----[\s\S]+-----END (RSA )?PUBLIC KEY-----\s*$")
-]
+_ORIGIN: Final = r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]+$"
+_PUBLIC_KEY: Final = r"^\s*-----BEGIN (RSA )?PUBLIC KEY-----[\s\S]+-----END (RSA )?PUBLIC KEY-----\s*$"
+_WRITE_KEY: Final = r"[A-Za-z0-9._~!$&()*+,;=@-]+"
+
+
+def _an_origin(text: str) -> str:
+    """As browsers send it (RFC 6454), or it would never be equal to what they send."""
+    if not re.search(_ORIGIN, text) or re.search(r"^(https:.*:443|http:.*:80)$", text):
+        raise ValueError(
+            "is not an origin as browsers send it; write scheme, host and any unusual port, as https://shop.example, and nothing "
+            "behind"
+        )
+    return text
+
+
+def _a_public_key(text: str) -> str:
+    if not re.search(_PUBLIC_KEY, text):
+        raise ValueError("is not a public key in PEM; give what stands from -----BEGIN PUBLIC KEY----- to its END")
+    return text
+
+
+def a_write_key(key: str) -> str:
+    """One that works wherever SDKs put it: in the path of an address, and before the colon of HTTP Basic. ValueError otherwise."""
+    if not re.fullmatch(_WRITE_KEY, key):
+        raise ValueError(
+            "holds a character that means something else in an address or in HTTP Basic; use letters, digits, - . _ and ~"
+        )
+    return key
+
+
+Origin = Annotated[str, AfterValidator(_an_origin), Field(json_schema_extra={"pattern": _ORIGIN})]
+PublicKey = Annotated[str, AfterValidator(_a_public_key), Field(json_schema_extra={"pattern": _PUBLIC_KEY})]
+WriteKey = Annotated[SecretStr, AfterValidator(lambda key: SecretStr(a_write_key(key.get_secret_value())))]
 
 
 class OAuthClientConfig(_Model):
@@ -69,10 +99,10 @@ class FunctionsConfig(_Model):
 class SourceConfig(_Model):
     """Where events come from: a web page, an app, a server."""
 
-    write_key: SecretStr = Field(
+    write_key: WriteKey = Field(
         description="Authorises writing to this source. Public by design in browsers.", min_length=1
     )
-    second_write_key: SecretStr | None = Field(
+    second_write_key: WriteKey | None = Field(
         None,
         description="Another write key that is as good, for as long as senders change from one to the other.",
         min_length=1,

@@ -78,10 +78,12 @@ def test_an_empty_variable_says_nothing() -> None:
 
 def test_all_that_cannot_work_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        read_environment({"MILLRACE_PORT": "http", "MILLRACE_CONFIG": "gone.yaml"})
+        read_environment({"MILLRACE_PORT": "http", "MILLRACE_CONFIG": "gone.yaml", "MILLRACE_WRITE_KEY": "a:b"})
     assert list(caught.value.faults) == [
         "MILLRACE_PORT: 'http' is not a port; set a number from 0 to 65535 (0 picks a free one)",
         "gone.yaml: no such file; give an existing file to --config or MILLRACE_CONFIG, or neither",
+        "MILLRACE_WRITE_KEY: holds a character that means something else in an address or in HTTP Basic; use letters, digits, "
+        "- . _ and ~",
     ]
 
 

@@ -194,6 +194,30 @@ log:
             "sources.b.second_write_key: is also the write key of source a",
         ),
         ("sources: {a: {write_key: ''}}", "sources.a.write_key: must not be empty"),
+        *(
+            (
+                f"sources: {{a: {{write_key: '{key}'}}}}",
+                "write_key: holds a character that means something else in an add",
+            )
+            for key in ("a:b", "a/b", "a b", "a%2F", "a?", "ключ")
+        ),
+        *(
+            (
+                f"sources: {{a: {{write_key: k, origins: ['{origin}']}}}}",
+                "origins[0]: is not an origin as browsers send it",
+            )
+            for origin in (
+                "shop.example",
+                "https://shop.example/",
+                "https://shop.example:443",
+                "http://shop.example:80",
+                "*",
+            )
+        ),
+        (
+            "sources: {a: {write_key: k, oauth_clients: {c: {keys: {k1: nothing}}}}}",
+            "sources.a.oauth_clients.c.keys.k1: is not a public key in PEM; give what stands from",
+        ),
         ("sources: {a: {write_key: '${'}}", "sources.a.write_key: a reference is not closed or not named"),
         ("sources: {a: }", "sources.a: must be a mapping"),
         ("destinations: {a: {}}", "destinations.a.type: required"),
@@ -217,16 +241,20 @@ def test_a_bom_and_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_variables_follow_the_shell() -> None:
-    def write_key(text: str, **variables: str) -> str:
-        config = load(f"sources: {{web: {{write_key: '{text}'}}}}", **variables).config
-        return config.sources["web"].write_key.get_secret_value()
+    def said(text: str, **variables: str) -> str:
+        settings = load(
+            f"destinations: {{sales: {{type: crm, settings: {{api_key: '{text}'}}}}}}", **variables
+        ).settings
+        found = settings["sales"]
+        assert isinstance(found, CrmSettings)
+        return found.api_key.get_secret_value()
 
-    assert write_key("${A}-${B:-b}", A="a") == "a-b"
-    assert write_key("${A:-b}", A="") == "b"
-    assert write_key("$${A}", A="a") == "${A}"
-    assert write_key("$A {A}", A="a") == "$A {A}"
-    assert write_key("${A}", A="a: [b]") == "a: [b]"
-    assert write_key("${A}", A="${B}", B="b") == "${B}"
+    assert said("${A}-${B:-b}", A="a") == "a-b"
+    assert said("${A:-b}", A="") == "b"
+    assert said("$${A}", A="a") == "${A}"
+    assert said("$A {A}", A="a") == "$A {A}"
+    assert said("${A}", A="a: [b]") == "a: [b]"
+    assert said("${A}", A="${B}", B="b") == "${B}"
 
 
 def test_merge_keys_and_anchors_work() -> None:
