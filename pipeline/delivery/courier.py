@@ -53,13 +53,14 @@ _QUIET: Final = 60.0  # seconds between log lines about a destination that raise
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """An attempt under way. `fresh`: the present poll waits for it."""
+    """An attempt under way, since `sent`. `fresh`: the present poll waits for it."""
 
     items: Sequence[Item]
     late: bool
     fresh: bool
     task: "asyncio.Task[Attempt]"
     exchanges: Sequence[Exchange]
+    sent: float
 
 
 @dataclass(slots=True)
@@ -419,7 +420,7 @@ class Courier:
         late = items[0].listed
         exchanges = listening()
         task = asyncio.ensure_future(self._attempt(items))
-        flight = Flight(items, late, not late, task, exchanges)
+        flight = Flight(items, late, not late, task, exchanges, self._world.now())
         self._flights.add(flight)
 
         def land(_: object) -> None:
@@ -477,7 +478,7 @@ class Courier:
             if self._observer is not None:
                 self._observer.note(made, flight.exchanges)
             self._settle_all(made)
-            self._judge_service(made)
+            self._judge_service(made, flight.sent)
         if self._check is not None and self._check.done():
             check, self._check = self._check, None
             self._judge_check(check)
@@ -508,7 +509,7 @@ class Courier:
         if self._lanes.fences:
             self._lanes.release(self._lanes.fences.landed(rest))
 
-    def _judge_service(self, made: Attempt) -> None:
+    def _judge_service(self, made: Attempt, sent: float) -> None:
         now = self._world.now()
         if made.credentials is not None:
             self._begin_pause(made.credentials, now)
@@ -521,13 +522,13 @@ class Courier:
             self._log.warning("destination throttled", events_per_second=round(self._throttle.rate, 1))
         if made.answered:
             self._pauses = 0
-            if self._breaker.answered():
+            if self._breaker.answered(sent, now):
                 self._log.info("destination reachable again")
                 self._lanes.wake_all(now)
                 self._patient_until = now + self._limits.patience
         elif made.failed:
             profiles: set[object] = {item.lane for item in made.items}
-            if self._breaker.failed(profiles, now, made.asked):
+            if self._breaker.failed(profiles, sent, now, made.asked, too_much=too_much):
                 reason = next((item.reason for item in made.items if item.reason), "")
                 self._log.warning("destination unreachable", error=reason)
 

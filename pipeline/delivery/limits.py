@@ -62,8 +62,14 @@ class Limits:
     outstanding_down: int = 1_000  # the same while the service is down: the backlog is to stay in the log
     patience: float = 5.0  # how long the position waits for an attempt before its events are listed
     grace: float = 10.0  # for attempts in flight when asked to stop
-    failures: int = 5  # chunks failed in a row, over as many profiles, that mean the service is down
-    probe: float = 1.0  # between probes of a service that is down; doubles
+    window: float = 60.0  # of which the requests are counted that failed
+    share: float = 0.5  # more of them than this part mean that the service is down
+    requests: int = 20  # of that many at least
+    failures: int = 5  # requests failed in a row, over as many profiles, that mean so too
+    silence: float = 10.0  # after that long without an answer
+    rest: float = 30.0  # before a service that is down is probed; doubles
+    longest_rest: float = 600.0
+    probe: float = 1.0  # between tries to start a destination, and the first one of rejected credentials; doubles
     longest_probe: float = 60.0
     longest_pause: float = 300.0  # between probes of rejected credentials
     records: int = 2_000  # read at once, at least

@@ -25,7 +25,16 @@ from tests.unit.delivery_world import DeliveryWorld
 
 PARTITIONS = 2
 LIMITS = Limits(
-    backoff=0.001, longest_backoff=0.003, probe=0.001, longest_probe=0.003, longest_pause=0.003, failures=2, look=0.002
+    backoff=0.001,
+    longest_backoff=0.003,
+    failures=2,
+    silence=0.0,
+    rest=0.001,
+    longest_rest=0.003,
+    probe=0.001,
+    longest_probe=0.003,
+    longest_pause=0.003,
+    look=0.002,
 )
 
 

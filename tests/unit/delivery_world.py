@@ -234,7 +234,17 @@ def by_id(answers: Mapping[str, Sequence[Outcome]]) -> Script:
     return script
 
 
-QUICK = Limits(backoff=0.004, longest_backoff=0.01, probe=0.004, longest_probe=0.01, longest_pause=0.01, grace=1.0)
+QUICK = Limits(
+    backoff=0.004,
+    longest_backoff=0.01,
+    silence=0.0,
+    rest=0.004,
+    longest_rest=0.01,
+    probe=0.004,
+    longest_probe=0.01,
+    longest_pause=0.01,
+    grace=1.0,
+)
 
 
 @dataclass

@@ -118,7 +118,7 @@ async def test_2_after_ten_minutes_of_500_all_of_100_events_are_delivered_once_i
     for person in range(20):
         names = [name for _, name in came if int(name[1:]) % 20 == person]
         assert names == sorted(names)
-    assert 600 <= came[0][0] <= 660  # the first probe after it
+    assert 600 <= came[0][0] <= 960  # the first probe after it: after 30, 60, 120, 240 and 480 seconds
     assert came[-1][0] - came[0][0] <= 60
     assert await world.book() == Book(delivered=100)
     world.close()

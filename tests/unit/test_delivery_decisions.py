@@ -1,6 +1,6 @@
 """The pure decisions of delivery: who gets an event, when it is tried again, which events go together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from pipeline.delivery.decide import CONSENT_EVENT, allowed, rules, sent_by_devi
 from pipeline.delivery.lanes import Item, Lanes
 from pipeline.delivery.limits import Destination, Limits
 from pipeline.delivery.mapping import mapping
-from pipeline.delivery.retry import Breaker, delay
+from pipeline.delivery.retry import Breaker, Sums, Window, delay
 from pipeline.store.ledger import Claim, Listed
 from schemas.config import DestinationFilter, FilterConfig
 from schemas.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
@@ -184,38 +184,114 @@ def test_what_a_service_asks_for_is_honoured_up_to_an_hour(asked: float, waited:
     assert delay(1, asked, 0.5, LIMITS) == waited
 
 
-def test_the_breaker_opens_after_five_failures_of_five_profiles() -> None:
+# ── When a service is down ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def opened_at(requests: Iterable[tuple[float, bool, object]], *, seconds: float = 0.0) -> int | None:
+    """Which request opened the breaker, if any did. Each has a time at which it ended, whether it failed, and a profile, and took so
+    many seconds."""
     breaker = Breaker(LIMITS)
-    assert [breaker.failed({number}, 100.0, None) for number in range(5)] == [False] * 4 + [True]
-    assert breaker.probe_at == 101.0
+    for number, (at, failed, profile) in enumerate(requests):
+        if not failed:
+            breaker.answered(at - seconds, at)
+        elif breaker.failed({profile}, at - seconds, at, None):
+            return number
+    return None
 
 
-def test_one_profile_never_opens_the_breaker() -> None:
+def test_the_breaker_opens_once_more_than_half_of_a_minutes_requests_failed() -> None:
+    fails = [(float(second), second % 5 < 3, second) for second in range(60)]  # three of five
+    half = [(float(second), second % 2 == 0, second) for second in range(0, 600, 2)]
+    assert opened_at(fails) == 20
+    assert opened_at((at, number % 2 == 1, number) for number, (at, _, _) in enumerate(half)) is None
+
+
+def test_fewer_than_twenty_requests_a_minute_are_no_share() -> None:
+    assert opened_at((4.0 * number, number % 5 < 3, number) for number in range(100)) is None  # fifteen
+
+
+def test_what_went_well_more_than_a_minute_ago_does_not_count() -> None:
+    well = [(0.0, False, number) for number in range(1_000)]
+    assert opened_at([*well, *((59.0, number % 5 < 4, number) for number in range(100))]) is None
+    assert opened_at([*well, *((61.0, number % 5 < 4, number) for number in range(100))]) == 1_020
+
+
+def test_a_service_that_hangs_is_down_though_its_requests_are_few() -> None:
+    assert opened_at(((30.0, True, number) for number in range(8)), seconds=30.0) == 4
+    assert opened_at((10.0 * number, True, number) for number in range(8)) == 4
+
+
+def test_a_service_that_takes_nothing_for_ten_seconds_after_a_busy_minute_is_down() -> None:
+    busy = [(0.01 * number, False, number) for number in range(6_000)]
+    gone = [(60.0 + 0.5 * number, True, number) for number in range(30)]
+    assert opened_at([*busy, *gone]) == 6_020
+    assert opened_at([*busy, *gone[:20], (69.9, False, "ann"), *gone[20:]]) is None
+
+
+def test_a_few_profiles_never_open_the_breaker() -> None:
+    assert opened_at((float(number), True, number % 4) for number in range(500)) is None
+
+
+def test_a_service_that_says_too_much_is_down_only_when_it_takes_nothing_at_all() -> None:
     breaker = Breaker(LIMITS)
-    assert not any(breaker.failed({"ann"}, 100.0, None) for _ in range(50))
+    for number in range(100):
+        assert not breaker.failed({number}, 0.05 * number, 0.05 * number, None, too_much=True)
+        if number % 10 == 0:
+            breaker.answered(0.05 * number, 0.05 * number)
+    assert breaker.failed({0}, 50.0, 50.0, 900.0, too_much=True)
+    assert breaker.probe_at == 950.0
 
 
-def test_a_success_in_between_starts_the_count_again() -> None:
+def down(at: float) -> Breaker:
+    """A breaker that opened then."""
     breaker = Breaker(LIMITS)
-    for number in range(4):
-        breaker.failed({number}, 100.0, None)
-    breaker.answered()
-    assert not any(breaker.failed({number}, 100.0, None) for number in range(4))
+    for number in range(20):
+        breaker.failed({number}, at, at, None)
+    assert breaker.open
+    return breaker
 
 
-def test_probes_get_rarer_up_to_a_minute_and_wait_as_long_as_asked() -> None:
-    breaker = Breaker(LIMITS)
-    for number in range(4):
-        breaker.failed({number}, 0.0, None)
-    waits = []
-    for _ in range(8):
-        breaker.failed({4}, 0.0, None)
-        waits.append(breaker.probe_at)
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    breaker.failed({4}, 0.0, 90.0)
-    assert breaker.probe_at == 90
-    assert breaker.answered()
+def test_a_service_that_is_down_rests_for_half_a_minute_and_twice_as_long_after_each_probe_up_to_ten() -> None:
+    breaker = down(100.0)
+    waits = [breaker.probe_at - 100.0]
+    for _ in range(6):
+        at = breaker.probe_at
+        assert not breaker.failed({4}, at, at + 1.0, None)
+        waits.append(breaker.probe_at - at - 1.0)
+    assert waits == [30, 60, 120, 240, 480, 600, 600]
+
+
+def test_a_service_that_is_down_rests_for_as_long_as_it_asks() -> None:
+    breaker = down(100.0)
+    breaker.failed({4}, 130.0, 130.0, 900.0)
+    assert breaker.probe_at == 130.0 + 900.0
+    breaker.failed({4}, 1_030.0, 1_030.0, 9_000.0)
+    assert breaker.probe_at == 1_030.0 + 3_600.0
+
+
+def test_only_probes_tell_how_a_service_is_that_was_down() -> None:
+    breaker = down(100.0)
+    assert not breaker.answered(99.0, 101.0)
+    assert not breaker.failed({1}, 99.0, 129.0, None)
+    assert (breaker.open, breaker.probe_at) == (True, 130.0)
+    assert breaker.answered(130.0, 131.0)
     assert not breaker.open
+
+
+def test_a_service_that_is_back_is_judged_anew() -> None:
+    breaker = down(100.0)
+    breaker.answered(130.0, 130.0)
+    assert [breaker.failed({number}, 131.0, 131.0, None) for number in range(20)] == [False] * 19 + [True]
+    assert breaker.probe_at == 161.0
+
+
+def test_what_is_kept_of_requests_does_not_grow() -> None:
+    window = Window(60.0, 5)
+    for number in range(10_000):
+        window.note(0.1 * number, {number})
+    assert window.sums(999.9) == Sums(600, 600, 300)
+    window.note(0.0)  # a clock that was set back
+    assert window.sums(0.0).requests == 591
 
 
 # ── Which events go together ──────────────────────────────────────────────────────────────────────────────────────

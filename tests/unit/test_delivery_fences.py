@@ -19,7 +19,7 @@ from schemas.events import Fence, Origin, decode_resolved, encode_event, encode_
 from tests.unit.delivery_world import Book, DeliveryWorld, Listed, by_id, resolved
 
 ANN, BOB = 0, 1  # the partitions in which their events stand; bob is absorbed by ann
-QUICK = Limits(backoff=0.004, longest_backoff=0.01, probe=0.004, longest_probe=0.01, ask=0.002, look=0.01)
+QUICK = Limits(backoff=0.004, longest_backoff=0.01, silence=0.0, rest=0.004, longest_rest=0.01, ask=0.002, look=0.01)
 
 
 @pytest.fixture
