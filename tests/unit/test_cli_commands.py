@@ -2,36 +2,16 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from schemas.config import Config
+from tests.command_line import Said, millrace
 
 FOLDER = Path(__file__).parents[2]
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def millrace(folder: Path, *arguments: str, **variables: str) -> Said:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "millrace", *arguments],
-        cwd=folder,
-        env=clean | {"PYTHONPATH": str(FOLDER)} | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def test_version_is_one_fact_on_stdout(tmp_path: Path) -> None:

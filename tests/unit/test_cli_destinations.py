@@ -8,7 +8,7 @@ import pytest
 
 from destinations.described import described
 from destinations.registry import definitions
-from tests.unit.test_cli_commands import Said, millrace
+from tests.command_line import Said, millrace
 from tests.unit.test_cli_identity import Stub, stub  # noqa: F401 - the fixture is used by name
 
 STATUS: dict[str, Any] = {

@@ -11,8 +11,8 @@ from millrace.cli import commands
 from pipeline.log import Record, open_log
 from schemas.events import Origin
 from schemas.topics import RESOLVED
+from tests.command_line import Said, millrace
 from tests.unit.delivery_world import resolved
-from tests.unit.test_cli_commands import Said, millrace
 
 EVENTS = [
     {"type": "track", "event": "Paid", "messageId": "m1", "properties": {"total": 9}},

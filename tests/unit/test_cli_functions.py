@@ -12,8 +12,8 @@ import pytest
 from pipeline.log import Record, open_log
 from schemas.events import Origin
 from schemas.topics import RESOLVED
+from tests.command_line import Said, millrace
 from tests.unit.delivery_world import resolved
-from tests.unit.test_cli_commands import Said, millrace
 
 CONFIG = """\
 sources: {web: {write_key: wk, function: split}}

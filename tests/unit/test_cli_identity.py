@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from pipeline.store.database import Database
+from tests.command_line import Said, millrace
 from tests.contracts.test_intake import batch, event, put
-from tests.unit.test_cli_commands import Said, millrace
 from tests.unit.test_split_drawing import document
 
 DONE = {

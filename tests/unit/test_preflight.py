@@ -10,8 +10,8 @@ import pytest
 from pipeline.log import Record, open_log
 from schemas.events import Origin
 from schemas.topics import RESOLVED
+from tests.command_line import Said, millrace
 from tests.unit.delivery_world import resolved
-from tests.unit.test_cli_commands import Said, millrace
 
 SOURCES = "sources: {web: {write_key: wk}, app: {write_key: wk2}}\n"
 WEBHOOK = SOURCES + "destinations: {crm: {type: webhook, settings: {url: 'https://crm.example/hook'}}}\n"

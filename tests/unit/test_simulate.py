@@ -18,11 +18,11 @@ from pipeline.scratch import FOLDER
 from pipeline.simulate import simulate as run_simulation
 from pipeline.store import bulk, schema
 from pipeline.store.database import Database
-from pipeline.store.migrate import migrate
 from schemas.events import Event, Origin, encode_event, encode_resolved
 from schemas.identity import IdentityConfig, IdTypeConfig
 from schemas.topics import INTERNAL_SOURCE, RESOLVED, partition_of
-from tests.unit.test_cli_commands import Said, millrace
+from tests.command_line import Said, millrace
+from tests.stores import prepare
 
 PRESENT = "sources: {web: {write_key: wk}}\n"
 
@@ -67,7 +67,7 @@ def shop(tmp_path: Path) -> Path:
 def in_use(folder: Path) -> Database:
     """The store of the installation."""
     made = Database(f"sqlite:///{folder}/data/millrace.sqlite")
-    migrate(made)
+    prepare(made)
     return made
 
 
