@@ -109,7 +109,7 @@ class MemorySubscription:
             if batches := self._batches():
                 yield batches
                 await asyncio.sleep(0)
-            else:
+            elif len(self.held) == self.log.count:  # none was lost while it began
                 async with self.log.news:
                     await self.log.news.wait()
                 if self.log.away is not None:
