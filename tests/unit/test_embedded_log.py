@@ -22,7 +22,7 @@ from pipeline.log.contract import MAX_RECORD_BYTES, Record, Retention, drafts_of
 from pipeline.log.embedded import EmbeddedLog, open_embedded
 from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, segment_of
 from pipeline.log.embedded.groups import assignment
-from pipeline.log.embedded.journal import Journal
+from pipeline.log.embedded.journal import PIECE, SIZEABLE, ZERO_AHEAD, Journal
 from pipeline.log.embedded.reader import Cursor, Finder, read_forward
 from pipeline.log.embedded.writer import MAX_IN_FLIGHT
 from schemas.errors import ConfigError, Unavailable
@@ -165,6 +165,19 @@ def test_bytes_that_a_killed_writer_did_not_publish_are_overwritten(folder: Path
         assert values(opened) == [b"one", b"two"]
     with journal(copied(folder, "restarted")) as opened:
         assert values(opened) == [b"one", b"two"]
+
+
+def test_a_large_frame_grows_its_segment_by_itself_and_a_small_one_makes_room_for_many(folder: Path) -> None:
+    large, small = os.urandom(SIZEABLE + PIECE // 2), b"small"
+    ends, sizes = [], []
+    with journal(folder) as opened:
+        for value in (large, small, large):
+            commit(opened, value)
+            ends.append(opened.end & POSITION_MASK)
+            sizes.append(opened.path(1).stat().st_size)
+    assert sizes == [ends[0], ends[0] + ZERO_AHEAD, ends[0] + ZERO_AHEAD]
+    with journal(folder) as opened:
+        assert values(opened) == [large, small, large]
 
 
 def test_a_frame_left_over_behind_the_last_one_is_not_taken_for_the_next(folder: Path) -> None:
