@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from pipeline.log import Log, Record
+from pipeline.log import Log
+from pipeline.log.contract import Draft, Drafts
 from pipeline.running import steadily
 from pipeline.store.intake import Emission
-from schemas.events import Fence, encode_resolved
+from schemas.events import Fence, resolved_head
 from schemas.topics import RESOLVED, partition_of
 
 Bounds = Mapping[int, tuple[int, int]]
@@ -52,25 +53,19 @@ def rounds(emissions: Sequence[Emission], partition: Callable[[bytes], int]) -> 
     return made
 
 
-def records_of(emissions: Sequence[Emission], bounds: Bounds, partition: Callable[[bytes], int]) -> list[Record]:
+def records_of(emissions: Sequence[Emission], bounds: Bounds, partition: Callable[[bytes], int]) -> Drafts:
     """Keyed by profile, so that a person's events stay in order. Stamped with the present, not the event's time: the path
     of an event is found by when it was processed. `bounds` are those of `resolved` before these are appended."""
     now = time.time_ns() // 1_000_000
-    return [
-        Record(
-            one.key,
-            encode_resolved(
-                one.profile,
-                one.origin,
-                one.ids,
-                one.value,
-                one.context,
-                fences(one.left, bounds, partition) if one.left else (),
-            ),
-            now,
-        )
-        for one in emissions
-    ]
+    rows: list[Draft] = []
+    size = 0
+    for origin, profile, ids, fallback, value, context, _, left in emissions:
+        key = profile.encode() or fallback
+        head = resolved_head(profile, origin, ids, context, fences(left, bounds, partition) if left else ())
+        body = value[5:]
+        size += len(key) + len(head) + len(body)
+        rows.append((key, head, body, now))
+    return Drafts(rows, size)
 
 
 def fences(left: Sequence[str], bounds: Bounds, partition: Callable[[bytes], int]) -> Sequence[Fence]:

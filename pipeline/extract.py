@@ -4,7 +4,7 @@ Of the body only those places are decoded; the rest is skipped over.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -86,8 +86,9 @@ class Extract:
     """Reads events under some rules."""
 
     def __init__(self, rules: Rules) -> None:
-        self._known: dict[tuple[str, str], ExternalId] = {}
         self._types = {name: one for name, one in rules.types.items() if one.enabled}
+        self._known: _Known = {name: {} for name in self._types}
+        self._plain: dict[tuple[str | None, str | None], Found] = {}
         self._alias_identifies = rules.config.alias_identifies
         bound = [(key, one) for one in self._types.values() for key in one.keys]
         email = [("email", self._types["email"])] if "email" in self._types else []
@@ -107,26 +108,40 @@ class Extract:
             rename={name: key for key, name in fields.items()},
             gc=False,
         )
-        self._sparse: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_body(holder | _Other, None))
-        self._whole: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_body(msgspec.Raw, _NOTHING))
+        sparse, context = _body(holder | _Other, None)
+        self._sparse: msgspec.json.Decoder[Any] = msgspec.json.Decoder(sparse)
+        self._whole: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_body(msgspec.Raw, _NOTHING)[0])
+        self._blank = [
+            sparse(properties=properties, context=of) for of in (context(), None) for properties in (holder(), None)
+        ]
 
     def __call__(self, event: Event) -> Found | Reason:
         """A reason when the event is to be refused. ValueError when what is needed of the body is not JSON."""
-        reading = _Reading(self._types, self._known)
         kind, user_id, anonymous_id = event.type, event.user_id, event.anonymous_id
+        body = self._decoded(kind, event.body)
+        if body is None or body in self._blank:
+            return self._plainly(user_id, anonymous_id)
+        if kind == "track" and _is_blank(getattr(body.context, "group_id", None)):
+            return Reason.GROUP_ID_REQUIRED
+        reading = _Reading(self._types, self._known)
         if user_id is not None:
             reading.add("user_id", user_id)
-        traits = consent = None
-        body = self._decoded(kind, event.body)
-        if body is not None:
-            if kind == "track" and _is_blank(getattr(body.context, "group_id", None)):
-                return Reason.GROUP_ID_REQUIRED
-            traits = self._read(kind, body, reading)
-            consent = _consent(body.context)
+        traits = self._read(kind, body, reading)
         if anonymous_id is not None:
             reading.add("anonymous_id", anonymous_id)
-        found = reading.arranged(traits)
-        return found if consent is None else found._replace(consent=consent)
+        return reading.arranged(traits, _consent(body.context))
+
+    def _plainly(self, user_id: str | None, anonymous_id: str | None) -> Found:
+        """What an event says whose body says nothing, as with most of a kind that is no identify. It is the same for each of a visitor."""
+        found = self._plain.get((user_id, anonymous_id))
+        if found is None:
+            reading = _Reading(self._types, self._known)
+            reading.add("user_id", user_id)
+            reading.add("anonymous_id", anonymous_id)
+            if len(self._plain) >= _REMEMBERED:
+                self._plain.clear()
+            found = self._plain[user_id, anonymous_id] = reading.arranged(None, None)
+        return found
 
     def _decoded(self, kind: str, body: bytes) -> Any:
         """The places of the body; None when it is no object."""
@@ -173,9 +188,9 @@ def extractor(rules: Rules) -> Extract:
     return Extract(rules)
 
 
-def _body(traits: Any, nothing: Any) -> Any:
-    """The places of a body whose traits are decoded in one way or another."""
-    context = msgspec.defstruct(
+def _body(traits: Any, nothing: Any) -> tuple[Any, Any]:
+    """The places of a body, and of its context, whose traits are decoded in one way or another."""
+    context: Any = msgspec.defstruct(
         "Context",
         [
             ("traits", traits, nothing),
@@ -189,7 +204,7 @@ def _body(traits: Any, nothing: Any) -> Any:
         rename={"external_ids": "externalIds", "group_id": "groupId", "braze": "Braze"},
         gc=False,
     )
-    return msgspec.defstruct(
+    body = msgspec.defstruct(
         "Body",
         [
             ("traits", traits, nothing),
@@ -201,6 +216,7 @@ def _body(traits: Any, nothing: Any) -> Any:
         rename="camel",
         gc=False,
     )
+    return body, context
 
 
 def _of_context(context: Any, reading: "_Reading") -> None:
@@ -251,7 +267,7 @@ class _Reading:
 
     __slots__ = ("found", "known", "refused", "types")
 
-    def __init__(self, types: Mapping[str, IdType], known: dict[tuple[str, str], ExternalId]) -> None:
+    def __init__(self, types: Mapping[str, IdType], known: "_Known") -> None:
         self.types, self.known = types, known
         self.found: list[ExternalId] = []
         self.refused: list[Demoted] = []
@@ -299,7 +315,7 @@ class _Reading:
                 self._refuse(kind.name, "", NOT_A_VALUE)
                 return
             value = str(value)
-        one = self.known.get((kind.name, value)) or self._new(kind, value)
+        one = self.known[kind.name].get(value) or self._new(kind, value)
         if one is not None and one not in self.found:
             self.found.append(one)
 
@@ -315,9 +331,10 @@ class _Reading:
         elif kind.blocks(value):
             self._refuse(kind.name, value, BLOCKED)
         else:
-            if len(self.known) >= _REMEMBERED:
-                self.known.clear()
-            one = self.known[kind.name, raw] = ExternalId(kind.name, value)
+            known = self.known[kind.name]
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            one = known[raw] = ExternalId(kind.name, value)
             return one
         return None
 
@@ -327,7 +344,7 @@ class _Reading:
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
         self.refused.append(Demoted(ExternalId(_clean(kind[:_SHOWN]), _clean(shown)), violation))
 
-    def arranged(self, traits: Mapping[str, Any] | None) -> Found:
+    def arranged(self, traits: Mapping[str, Any] | None, consent: Mapping[str, bool] | None) -> Found:
         """Ids of the person and of the account, the most trusted first, ids of one type as they came."""
         found, types = self.found, self.types
         if len(found) > 1:
@@ -335,10 +352,12 @@ class _Reading:
         accounts = [one for one in found if types[one[0]].collection == "accounts"]
         if accounts:
             found = [one for one in found if types[one[0]].collection == "users"]
-        return Found(found, accounts, self.refused, traits)
+        return _found((found, accounts, self.refused, traits, consent))
 
 
-_REMEMBERED: Final = 50_000  # values, some ten megabytes
+_found: Final = partial(tuple.__new__, Found)  # a third of the cost of calling the class
+_Known = dict[str, dict[str, ExternalId]]  # by type and value as it came
+_REMEMBERED: Final = 50_000  # values of a type, and visitors: some ten megabytes each
 _SHOWN: Final = 100  # characters of a value that is too much
 
 

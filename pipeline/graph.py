@@ -4,6 +4,7 @@ store writes back what changed. Pure: no clock, no database."""
 from collections.abc import Collection as Container
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.identity import NO_IDS, Demoted, Rules, decide
@@ -167,6 +168,10 @@ class Graph:
     unlinked: set[tuple[str, str]] = field(default_factory=set)
     met: dict[str, set[str]] = field(default_factory=dict)
     """The ids that an id which may move was seen with on events applied here."""
+    _found: dict[int, tuple[Sequence[Node], Profile, Sequence[ExternalId]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `_all_of_one` found, by the sequence's identity, which is kept so that no other can have it."""
 
     def canonical(self, profile: str) -> str:
         """The survivor of a profile, itself when it was never absorbed. A chain of merges is followed once: who stands on it leads
@@ -202,7 +207,12 @@ class Graph:
         self.seq += 1
         self.news = self.left = None
         if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
-            return self._again(event, known, ids, traits, rules, consent)
+            nodes, profile = known
+            at = event.timestamp if event.timestamp < event.received_at else event.received_at
+            self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules)
+            if consent is not None:
+                _prefer(nodes[0], profile, consent, event, at)
+            return _outcome((profile.id, nodes[0].key, ids, (), ""))
         cause = _Cause(event, key, min(event.timestamp, event.received_at), rules)
         of_group = event.type == "group"
         account = self._resolve(ACCOUNTS, accounts, traits if of_group else None, cause) if accounts else _NOBODY
@@ -215,8 +225,13 @@ class Graph:
         promoted = [*person.ids, *account.ids] if account.ids else person.ids
         return Outcome(person.profile, person.node, promoted, demoted, account.profile)
 
-    def _all_of_one(self, ids: Sequence[ExternalId]) -> tuple[list[Node], Profile] | None:
-        """Most events say nothing new: their ids are known, and of one profile. No rule can be broken by those."""
+    def _all_of_one(self, ids: Sequence[ExternalId]) -> tuple[Sequence[Node], Profile] | None:
+        """Most events say nothing new: their ids are known, and of one profile. No rule can be broken by those: this is what `_resolve`
+        comes to for them. Events of one visitor share their ids, and what was found for these holds until the profile is
+        absorbed or an id moves."""
+        known = self._found.get(id(ids))
+        if known is not None and known[1].merged_into is None and not self.moves:
+            return known[0], known[1]
         nodes, profiles = self.nodes, self.profiles
         found: list[Node] = []
         owner: Profile | None = None
@@ -232,29 +247,15 @@ class Graph:
             elif owner is not profile:
                 return None
             found.append(node)
-        return None if owner is None else (found, owner)
-
-    def _again(
-        self,
-        event: Event,
-        known: tuple[list[Node], Profile],
-        ids: Sequence[ExternalId],
-        traits: Mapping[str, Any] | None,
-        rules: Rules,
-        consent: Mapping[str, bool] | None,
-    ) -> Outcome:
-        """What `_resolve` comes to for ids that are all of one profile."""
-        nodes, profile = known
-        for node in nodes:
-            if node.profile != profile.id:
+        if owner is None:
+            return None
+        for node in found:
+            if node.profile != owner.id:
                 self._leave(node.profile)
-                node.profile = profile.id
+                node.profile = owner.id
                 self.changed_nodes.add(node.key)
-        at = event.timestamp if event.timestamp < event.received_at else event.received_at
-        self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules)
-        if consent is not None:
-            _prefer(nodes[0], profile, consent, event, at)
-        return Outcome(profile.id, nodes[0].key, ids, ())
+        self._found[id(ids)] = found, owner, ids
+        return found, owner
 
     def _fold(
         self,
@@ -500,6 +501,7 @@ def founded_by(event: Event, key: bytes, collection: Collection) -> str:
 
 
 _NOBODY = Outcome("", "", (), ())
+_outcome = partial(tuple.__new__, Outcome)  # a third of the cost of calling the class
 
 
 S = TypeVar("S", Edge, Sighting)

@@ -131,7 +131,9 @@ def seen(state: Profile | Node, at: int, source: str, message_id: str) -> None:
     state.events += 1
     if at < state.first_seen:
         state.first_seen = at
-    if at >= state.last_seen:
+    if at > state.last_seen:
+        state.last_seen, state.last_message, state.last_source = at, message_id, source
+    elif at == state.last_seen:
         later(state, at, message_id, source)
 
 

@@ -243,20 +243,28 @@ def encode_resolved(
 ) -> bytes:
     """The record value of a resolved event. `event_value` is the value read from `events`; its Avro body is carried
     over untouched, since a nested Avro record is its bytes in place."""
-    ids = b"".join((_long(len(external_ids)), *map(_external_id, external_ids))) if external_ids else b""
-    return b"".join(
-        (
-            FENCED_HEADER if fences else RESOLVED_HEADER,
-            _text(profile_id),
-            _long(origin.partition),
-            _long(origin.offset),
-            ids,
-            b"\x00",
-            ABSENT if context is None else _present(context),
-            _fences(fences) if fences else b"",
-            event_value[5:],
-        )
-    )
+    return resolved_head(profile_id, origin, external_ids, context, fences) + event_value[5:]
+
+
+def resolved_head(
+    profile_id: str,
+    origin: Origin,
+    external_ids: Sequence[ExternalId],
+    context: bytes | None = None,
+    fences: Sequence[Fence] = (),
+) -> bytes:
+    """The part of a record value of `resolved` that stands before the event's Avro body."""
+    partition, offset = origin
+    ids = (_long(len(external_ids)), *map(_external_id, external_ids)) if external_ids else ()
+    said = b"\x00" + ABSENT if context is None else b"\x00" + _present(context)
+    head = b"".join((_resolved_of(profile_id, partition, bool(fences)), _long(offset), *ids, said))
+    return head + _fences(fences) if fences else head
+
+
+@lru_cache(maxsize=50_000)
+def _resolved_of(profile_id: str, partition: int, fenced: bool) -> bytes:
+    """The first part of a record value of `resolved`, up to and with the origin's partition: the same for a person's events."""
+    return (FENCED_HEADER if fenced else RESOLVED_HEADER) + _text(profile_id) + _long(partition)
 
 
 def _fences(fences: Sequence[Fence]) -> bytes:
@@ -272,6 +280,18 @@ def source_of(value: bytes) -> str:
         return _read_text(value, 5)[0]
     except IndexError as error:
         raise ValueError(f"not an event record: {error}") from error
+
+
+def origin_of(value: bytes) -> Origin:
+    """The origin of a value of `resolved`, without reading the rest. ValueError when it is not one."""
+    if value[:5] not in (RESOLVED_HEADER, FENCED_HEADER, RESOLVED_V1_HEADER):
+        raise ValueError(f"not a resolved record: starts with {value[:5].hex()}")
+    try:
+        size, at = _read_long(value, 5)
+        partition, at = _read_long(value, at + size)
+        return Origin(partition, _read_long(value, at)[0])
+    except IndexError as error:
+        raise ValueError(f"not a resolved record: {error}") from error
 
 
 def decode_event(value: bytes) -> Event:

@@ -64,9 +64,9 @@ def apply(
     order: the present (µs), unless they are recorded ones."""
     applied = _lock_positions(connection, work, emitted)
     seen = accepted.find(connection, [one.key for one in work.events])
-    graph = load(
-        connection, (str(one) for parsed in work.events for one in (*parsed.found.ids, *parsed.found.accounts))
-    )
+    named = {one for parsed in work.events for one in parsed.found.ids}
+    named.update(one for parsed in work.events for one in parsed.found.accounts)
+    graph = load(connection, map(str, named))
     load_evidence(connection, graph, movable(work.events, graph, rules), rules)
     windows.complete(connection, graph, rules.windowed)
     graph.seq = time.time_ns() // 1000 if seq is None else seq
@@ -141,7 +141,10 @@ def _is_fresh(one: Emission, applied: Mapping[int, int]) -> bool:
     return one.origin.offset >= applied[one.origin.partition]
 
 
-_new_row = partial(tuple.__new__, Row)  # a third of the cost of calling the class
+# A third of the cost of calling the classes.
+_new_row = partial(tuple.__new__, Row)
+_new_emission = partial(tuple.__new__, Emission)
+_HERE = Applied(Origin(-1, -1), "", 0)  # stands for events of this poll: nothing that was applied before is one of them
 _Counts = Counter[tuple[str, int, str]]
 
 
@@ -163,8 +166,9 @@ def _resolve(
     left: Sequence[str]
     for parsed in work.events:
         origin, key, event, found, value, context, correction = parsed
+        partition, offset = origin
         known = seen.get(key)
-        if origin.offset < applied[origin.partition]:
+        if offset < applied[partition]:
             if known is not None and known.origin == origin:
                 profile, promoted = known.profile, _promoted(parsed, known.profile, graph)
                 value = _corrected(parsed, promoted, graph) if correction else value
@@ -175,19 +179,17 @@ def _resolve(
                 )
             continue
         if known is not None:
-            counts[event.source, origin.partition, "duplicates"] += 1
+            counts[event.source, partition, "duplicates"] += 1
             continue
         changes = left = ()
         if correction:
             profile, node, at = graph.profile_of(found.ids[0]) or "", "", event.timestamp
             promoted = _promoted(parsed, profile, graph)
             value = _corrected(parsed, promoted, graph)
-            counts[event.source, origin.partition, "accepted"] += 1
+            counts[event.source, partition, "accepted"] += 1
         else:
-            outcome = graph.apply(
-                event, key, found.ids, found.traits, rules, found.accounts, found.refused, found.consent
-            )
-            profile, node, promoted = outcome.profile, outcome.node, outcome.ids
+            ids, accounts, refused, traits, consent = found
+            profile, node, promoted, _, _ = graph.apply(event, key, ids, traits, rules, accounts, refused, consent)
             if graph.left is not None:
                 left = graph.left
             if graph.news is not None:
@@ -196,15 +198,16 @@ def _resolve(
                 changes = changes_of(event, key, graph.news)
             received_at = event.received_at
             at = event.timestamp if event.timestamp < received_at else received_at
-            used[month_of(received_at), event.source, origin.partition].add(
+            used[month_of(received_at), event.source, partition].add(
                 len(event.body), event.user_id or event.anonymous_id
             )
+        fallback = b""
         if not profile:
-            counts[event.source, origin.partition, "unresolved"] += 1
-        seen[key] = Applied(origin, profile, now)
-        rows.append(_new_row((key, origin.partition, origin.offset, profile, node, now, at)))
-        fallback = b"" if profile else event.key
-        emissions.append(Emission(origin, profile, promoted, fallback, value, context, changes, left))
+            counts[event.source, partition, "unresolved"] += 1
+            fallback = event.key
+        seen[key] = _HERE
+        rows.append(_new_row((key, partition, offset, profile, node, now, at)))
+        emissions.append(_new_emission((origin, profile, promoted, fallback, value, context, changes, left)))
     for (_, source, partition), month in used.items():
         counts[source, partition, "accepted"] += month.events
     return emissions, rows, counts, used
