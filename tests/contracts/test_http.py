@@ -280,7 +280,7 @@ async def test_requests_in_flight_are_answered_when_the_server_shuts_down(server
     async with server.running() as port, connected(port) as client:
         client.send(post("/v1/b", BATCH))
         await log.reached.wait()
-        server.should_exit = True
+        server.leave()
         await asyncio.sleep(0.15)  # uvicorn looks for the wish to exit every tenth of a second
         log.gate.set()
         reply = await client.reply()

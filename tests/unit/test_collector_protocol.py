@@ -247,7 +247,7 @@ async def test_a_request_that_meets_the_shutdown_is_answered_as_the_last_one(
     async with server.running() as port, connected(port) as client:
         client.send(post("/v1/t", single("m1")))
         assert await client.status() == 200
-        server.should_exit = True
+        server.leave()
         while server.servers[0].is_serving():
             await asyncio.sleep(0.005)
         client.send(post("/v1/t", single("m2")))
@@ -265,7 +265,7 @@ async def test_a_body_under_way_when_the_server_shuts_down_is_still_taken(
         client.send(head("/v1/b", f"Content-Length: {len(BATCH)}") + BATCH[:10])
         while not collector.in_flight_bytes:
             await asyncio.sleep(0)
-        server.should_exit = True
+        server.leave()
         await asyncio.sleep(0.15)
         client.send(BATCH[10:])
         assert await client.status() == 200
