@@ -81,6 +81,13 @@ def client_ip(peer: str | None, forwarded_for: Sequence[bytes], trusted_hops: in
     return _address(peer) if peer and ":" in peer else peer
 
 
+def public_host(host: str, forwarded_hosts: Sequence[str], trusted_hops: int) -> str:
+    """The name by which the client called us: what `Host` says, or with `trusted_hops` proxies of ours in front, what the outermost
+    of them noted in X-Forwarded-Host before it put another name into its own request."""
+    names = [name for value in forwarded_hosts for one in value.split(",") if (name := one.strip())]
+    return names[-trusted_hops:][0] if trusted_hops and names else host
+
+
 KeepIp = Literal["all", "ipv4", "none"]
 
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from collector.headers import public_host
 from schemas.errors import ConfigError, Refused
 
 SCOPE: Final = "tracking_api:write"
@@ -170,8 +171,9 @@ def _read(key_id: str, key: ClientKey) -> RSAKey:
 # ── HTTP ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def oauth_routes(oauth: OAuth | None) -> Sequence[BaseRoute]:
-    """The token endpoint, where SDKs look for it. None when no source has clients, which whoever asks is told."""
+def oauth_routes(oauth: OAuth | None, trusted_hops: int = 0) -> Sequence[BaseRoute]:
+    """The token endpoint, where SDKs look for it. None when no source has clients, which whoever asks is told. `trusted_hops` as
+    the collector has them."""
 
     async def token(request: Request) -> Response:
         try:
@@ -179,7 +181,9 @@ def oauth_routes(oauth: OAuth | None) -> Sequence[BaseRoute]:
                 raise TokenRefused("invalid_client", _NO_CLIENTS, 401)
             if request.method != "POST":
                 raise TokenRefused("invalid_request", "a token is asked for by POST", 405)
-            return _answer(200, oauth.token(await _form(request), request.headers.get("host", "")))
+            forwarded_hosts = request.headers.getlist("x-forwarded-host")
+            host = public_host(request.headers.get("host", ""), forwarded_hosts, trusted_hops)
+            return _answer(200, oauth.token(await _form(request), host))
         except TokenRefused as refused:
             answer = _answer(refused.status, {"error": refused.error, "error_description": refused.description})
             if refused.status == 405:

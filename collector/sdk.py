@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 
 from collector.answers import error_body, json_headers
-from collector.headers import client_ip, cors, preflight
+from collector.headers import client_ip, cors, preflight, public_host
 from collector.routes import Route
 from schemas.errors import Refused
 from schemas.events import TYPES
@@ -37,7 +37,8 @@ def sdk_routes(
         write_key = request.path_params["write_key"]
         if write_key not in sources:
             return _json(request, error_body("unknown_source", UNKNOWN_KEY), status=404)
-        host = request.headers.get("host", "") + _mounted_under(request)
+        forwarded_hosts = request.headers.getlist("x-forwarded-host")
+        host = public_host(request.headers.get("host", ""), forwarded_hosts, trusted_hops) + _mounted_under(request)
         categories = consent.get(sources[write_key], ())
         return _json(request, orjson.dumps(_settings(write_key, host, _scheme(request), categories)))
 

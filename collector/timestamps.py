@@ -54,11 +54,14 @@ def _parse_any(text: str) -> int | None:
 
 
 def _parse_unusual(text: str) -> int | None:
-    """What the standard library does not know: a lower-case `z`, and leap seconds, which fall into the next minute."""
+    """What the standard library does not know: a lower-case `z`, leap seconds, which fall into the next minute, and, before Python
+    3.13, midnight at the end of a day."""
     if text[-1:] == "z":
         return parse_time(text[:-1] + "Z")
     if text[16:19] == ":60" and (before := parse_time(f"{text[:16]}:59{text[19:]}")) is not None:
         return before + 1_000_000
+    if text[11:19] == "24:00:00" and (before := parse_time(f"{text[:11]}00:00:00{text[19:]}")) is not None:
+        return before + 86_400_000_000
     return None
 
 

@@ -77,7 +77,7 @@ async def collect(settings: Settings, listener: socket.socket, stop: asyncio.Eve
             )
             routes = [
                 *collector.routes(),
-                *oauth_routes(tokens),
+                *oauth_routes(tokens, collector.trusted_hops),
                 *browser_sdk_routes(browser_sdk, write_keys(settings)),
             ]
             # Before the API's own, whose last one takes every path, and behind the first, which is asked the most.

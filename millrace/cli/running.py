@@ -127,9 +127,7 @@ def banner(settings: "Settings", address: str) -> str:
 def curl(address: str, write_key: str) -> str:
     """A track call, ready to paste."""
     body = '{"userId":"u1","event":"Signed Up","properties":{"plan":"free"}}'
-    return (
-        f"curl -sS {address}/v1/track -u {shlex.quote(write_key + ':')} -H 'Content-Type: application/json' -d '{body}'"
-    )
+    return f"curl -sS {shlex.quote(f'{address}/v1/track')} -u {shlex.quote(write_key + ':')} -H 'Content-Type: application/json' -d '{body}'"
 
 
 def _warehouse_lines(settings: "Settings") -> list[str]:

@@ -472,6 +472,26 @@ async def test_settings_keep_the_path_that_a_proxy_has_mounted_us_under(app: Col
     assert answer.json["integrations"]["Segment.io"]["apiHost"] == host
 
 
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "host"),
+    [
+        (0, "elsewhere.example", "internal:8080"),
+        (1, "cdp.example", "cdp.example"),
+        (1, "elsewhere.example, cdp.example", "cdp.example"),
+        (2, "elsewhere.example, cdp.example, inner", "cdp.example"),
+        (2, "cdp.example", "cdp.example"),  # the inner proxy kept the Host
+        (1, " , ", "internal:8080"),
+    ],
+)
+async def test_settings_name_the_host_that_a_trusted_proxy_was_asked_for(
+    log: RecordingLog, hops: int, forwarded: str, host: str
+) -> None:
+    app = create_collector(log=log, sources={"wk": "web"}, trusted_hops=hops)
+    headers = {"host": "internal:8080", "x-forwarded-host": forwarded}
+    answer = await call(app, "GET", "/v1/projects/wk/settings", headers=headers)
+    assert answer.json["integrations"]["Segment.io"]["apiHost"] == f"{host}/v1"
+
+
 async def test_settings_name_the_consent_categories_of_the_sources_destinations(log: RecordingLog) -> None:
     app = create_collector(log=log, sources={"wk": "web", "other": "app"}, consent={"web": ["ads", "analytics"]})
     said = [(await call(app, "GET", f"/v1/projects/{key}/settings")).json["consentSettings"] for key in ("wk", "other")]

@@ -189,6 +189,16 @@ async def test_the_whole_way_from_the_form_to_the_log(oauth: OAuth) -> None:
     assert (statuses, [event.source for event in log.events]) == ([200, 200, 401], ["backend", "backend"])
 
 
+async def test_an_assertion_is_meant_for_the_host_that_a_trusted_proxy_was_asked_for(oauth: OAuth) -> None:
+    headers = {"host": "internal:8080", "x-forwarded-host": "cdp.example"}
+    statuses = []
+    for trusted_hops in (0, 1):
+        app = Starlette(routes=oauth_routes(oauth, trusted_hops))
+        collector = create_collector(log=RecordingLog(), sources={}, fallback=app)
+        statuses.append((await call(collector, "POST", "/token", urlencode(form()).encode(), headers)).status)
+    assert statuses == [401, 200]
+
+
 async def test_a_source_that_requires_a_token_is_opened_by_no_write_key(oauth: OAuth) -> None:
     """Wherever the key stands. 400 is what every SDK takes for final."""
     log = RecordingLog()
