@@ -14,6 +14,7 @@ from pipeline.graph import Merge
 from pipeline.profile import (
     USERS,
     Node,
+    Stamp,
     base62,
     combined,
     emptied,
@@ -200,6 +201,26 @@ def _combine(family: Family, windowed: Container[str]) -> None:
         if profile.merged_into is None:
             made = replace(profile, merges=sizes[one] - 1)
             family.profiles[one] = combined(made, members[one], windowed)
+
+
+Disputes = Mapping[str, Mapping[str, Stamp]]
+"""By merge and category: see `pipeline.profile.disputes`."""
+
+
+def still_disputed(before: Family, outcome: Outcome, held: Disputes, resolved: Container[bytes]) -> Disputes:
+    """Of what profiles differed on when they merged, that of which the log does not tell any more: it stays with the merge, or goes to
+    the one that is in its place. `resolved` are the events, by key, that tell for themselves."""
+    after = outcome.family
+    instead = {merge.absorbed: name for name, merge in sorted(after.merges.items())}
+    left: defaultdict[str, dict[str, Stamp]] = defaultdict(dict)
+    for name, categories in sorted(held.items()):
+        merge = before.merges[name]
+        place = name if name in after.merges else instead.get(merge.absorbed, "")
+        if place and after.root(merge.survivor) == after.root(merge.absorbed):
+            for category, stamp in categories.items():
+                if message_key(stamp[3], stamp[2]) not in resolved:
+                    left[place][category] = max(stamp, left[place].get(category, stamp))
+    return left
 
 
 # ── What others are told ──────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """What people prefer by category, and where profiles that merged differed."""
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
@@ -53,14 +53,24 @@ def _copied(profile: Profile) -> Profile:
     return Profile(profile.id, 0, consent=dict(profile.consent), disputed=dict(profile.disputed))
 
 
+def disputed(connection: Connection, profiles: Collection[str]) -> dict[str, dict[str, Sequence[Any]]]:
+    """What the merges say that made canonical profiles: the categories in dispute, of those that have any."""
+    held: dict[str, Profile] = {}
+    if _any(connection):
+        for root, category, stamp in bulk.select(connection, _HELD, sorted(profiles)):
+            dispute(held.setdefault(root, Profile(root, 0)), {category: json_loads(stamp)})
+    return {root: one.disputed for root, one in held.items()}
+
+
 def recount(connection: Connection, profiles: Collection[str]) -> None:
     """Writes what is disputed in canonical profiles, which are made of other merges now than before."""
-    if connection.execute(select(schema.disputes.c.merge).limit(1)).first() is None:
+    if not _any(connection):
         return
-    held = {one: Profile(one, 0) for one in sorted(profiles)}
-    for root, category, stamp in bulk.select(connection, _HELD, list(held)):
-        dispute(held[root], {category: json_loads(stamp)})
-    table = schema.profiles
-    for one in held.values():
-        found = json_dumps(one.disputed, sort_keys=True).decode() if one.disputed else None
-        connection.execute(update(table).where(table.c.id == one.id).values(disputed=found))
+    held, table = disputed(connection, profiles), schema.profiles
+    for one in sorted(profiles):
+        found = json_dumps(held[one], sort_keys=True).decode() if one in held else None
+        connection.execute(update(table).where(table.c.id == one).values(disputed=found))
+
+
+def _any(connection: Connection) -> bool:
+    return connection.execute(select(schema.disputes.c.merge).limit(1)).first() is not None

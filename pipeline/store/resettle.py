@@ -12,10 +12,12 @@ from sqlalchemy import Connection, insert, select, update
 
 from pipeline.graph import Graph
 from pipeline.identity import Rules
-from pipeline.outcome import Known, Outcome, Seen, Terms, same_people, settle
+from pipeline.outcome import Known, Outcome, Seen, Terms, same_people, settle, still_disputed
+from pipeline.profile import Stamp
 from pipeline.split import Family
 from pipeline.store import accepted, bulk, schema, withdrawn
 from pipeline.store.accepted import Row
+from pipeline.store.consent import recount
 from pipeline.store.graph import save
 from pipeline.store.scratches import Changed
 from pipeline.store.shadow import watermark
@@ -182,8 +184,27 @@ def _write(connection: Connection, mixed: _Mixed, outcome: Outcome) -> None:
 
 def _disputes(connection: Connection, shadow: Connection, mixed: _Mixed, outcome: Outcome) -> None:
     """On what profiles differed that merged."""
+    resolved = {event.key for event in mixed.events if event.now is not None}
+    kept = still_disputed(mixed.before, outcome, _disputed(connection, mixed.before.merges), resolved)
     _delete(connection, "disputes", "merge", mixed.before.merges)
-    bulk.upsert(connection, schema.disputes, bulk.select(shadow, _DISPUTES, sorted(outcome.family.merges)))
+    made = _disputed(shadow, outcome.family.merges)
+    bulk.upsert(
+        connection,
+        schema.disputes,
+        [
+            (merge, category, json_dumps(stamp).decode())
+            for merge in sorted({*kept, *made})
+            for category, stamp in sorted({**kept.get(merge, {}), **made.get(merge, {})}.items())
+        ],
+    )
+    recount(connection, [name for name, one in outcome.family.profiles.items() if one.merged_into is None])
+
+
+def _disputed(connection: Connection, merges: Iterable[str]) -> dict[str, dict[str, Stamp]]:
+    found: defaultdict[str, dict[str, Stamp]] = defaultdict(dict)
+    for merge, category, stamp in bulk.select(connection, _DISPUTES, sorted(merges)):
+        found[merge][category] = tuple(json_loads(stamp))
+    return dict(found)
 
 
 def _sightings(connection: Connection, shadow: Connection, mixed: _Mixed, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select, text
 from pipeline.identity import Rules
 from pipeline.profile import Node, Profile, combined
 from pipeline.store import bulk, schema
+from pipeline.store.consent import disputed
 from pipeline.store.database import Database
 from pipeline.store.graph import load, read_profiles, save
 from pipeline.store.windows import lacks
@@ -94,10 +95,10 @@ def repair(connection: Connection, profile: str, rules: Rules) -> bool:
     """Recombines a canonical profile from its nodes; whether that changed its row. It is locked meanwhile as the pipeline does."""
     keys: Collection[str] = ()
     while True:
-        held = {key for key, _ in _members(connection, [profile])[1]}
-        if held == keys:
+        now = {key for key, _ in _members(connection, [profile])[1]}
+        if now == keys:
             break
-        keys = held
+        keys = now
         load(connection, keys)
         read_profiles(connection, [profile], lock=True)
     family = _members(connection, [profile])[0]
@@ -105,7 +106,8 @@ def repair(connection: Connection, profile: str, rules: Rules) -> bool:
     before = read_profiles(connection, [profile]).get(profile)
     if before is None or before.merged_into is not None:
         return False
-    made = _made(before, graph.nodes.values(), len(family) - 1, rules)
+    held = disputed(connection, [profile]).get(profile, {})
+    made = _made(before, graph.nodes.values(), len(family) - 1, held, rules)
     graph.profiles[profile], graph.changed_profiles = made, {profile}
     save(connection, graph)
     return made != before
@@ -155,15 +157,16 @@ def _pointers(connection: Connection, absorbed: Mapping[str, str]) -> Iterator[D
 
 def _families(connection: Connection, roots: Mapping[str, Profile], rules: Rules) -> Iterator[Difference]:
     """Canonical profiles are what their nodes make them, and hold together."""
-    family, held = _members(connection, sorted(roots))
-    root_of = {key: family[profile] for key, profile in held}
+    family, members = _members(connection, sorted(roots))
+    root_of = {key: family[profile] for key, profile in members}
     graph = load(connection, root_of, lock=False)
     nodes: defaultdict[str, list[Node]] = defaultdict(list)
     for key, root in root_of.items():
         nodes[root].append(graph.nodes[key])
     sizes = Counter(family.values())
+    held = disputed(connection, sorted(roots))
     for name, one in sorted(roots.items()):
-        yield from _profile(name, one, nodes[name], sizes[name] - 1, rules)
+        yield from _profile(name, one, _made(one, nodes[name], sizes[name] - 1, held.get(name, {}), rules), rules)
     for key, root in sorted(root_of.items()):
         home = graph.nodes[key].home
         if home is not None and family.get(home) != root:
@@ -182,8 +185,7 @@ def _members(connection: Connection, roots: Sequence[str]) -> tuple[dict[str, st
     return family, [(key, profile) for key, profile in bulk.select(connection, _NODES, sorted(family))]
 
 
-def _profile(name: str, row: Profile, nodes: Sequence[Node], merges: int, rules: Rules) -> Iterator[Difference]:
-    made = _made(row, nodes, merges, rules)
+def _profile(name: str, row: Profile, made: Profile, rules: Rules) -> Iterator[Difference]:
     if lacks(row, rules.windowed):
         made.added = row.added  # completed when it is next written
     elif row.added:
@@ -202,9 +204,10 @@ def _profile(name: str, row: Profile, nodes: Sequence[Node], merges: int, rules:
         yield Difference(name, f"holds both sides of {split}")
 
 
-def _made(row: Profile, nodes: Collection[Node], merges: int, rules: Rules) -> Profile:
+def _made(row: Profile, nodes: Collection[Node], merges: int, held: dict[str, Sequence[Any]], rules: Rules) -> Profile:
+    """As its ids and its merges make it."""
     made = combined(row, nodes, rules.windowed)
-    made.merges = merges
+    made.merges, made.disputed = merges, dict(held)
     return made
 
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from pipeline.identity import Rules
 from pipeline.log import Log, Record, Retention, open_log
 from pipeline.outcome import APPLY
+from pipeline.profile import preferences
 from pipeline.resolve_again import resolve_again
 from pipeline.store import forget, schema, splits
+from pipeline.store.consent import stated
 from pipeline.store.database import Database
+from pipeline.store.profiles import find
 from pipeline.store.resettle import Tally
 from pipeline.store.rules import in_force
 from pipeline.telling import tell
@@ -33,12 +36,15 @@ STRICT = IdentityConfig(types={"email": IdTypeConfig(limit=1)})
 LOOSE = IdentityConfig(types={"email": IdTypeConfig(limit=5)})
 
 
-def call(number: int, *ids: str, **traits: Any) -> Event:
+def call(number: int, *ids: str, consent: Mapping[str, bool] | None = None, **traits: Any) -> Event:
     entries = [
         {"type": kind, "id": value, "collection": "users", "encoding": "none"}
         for kind, _, value in (one.partition(":") for one in ids)
     ]
-    body = {"type": "identify", "traits": traits, "context": {"externalIds": entries}}
+    context: dict[str, Any] = {"externalIds": entries}
+    if consent is not None:
+        context["consent"] = {"categoryPreferences": consent}
+    body = {"type": "identify", "traits": traits, "context": context}
     at = NOW + number * 1_000_000
     return Event("web", "identify", f"m{number}", None, None, at, None, at, "server", None, None, orjson.dumps(body))
 
@@ -268,6 +274,60 @@ async def test_older_events_than_the_log_holds_stay_with_their_ids(world: World)
     assert [one[2] for one in people(world.database)[:-1]] == [1, 3, 1], "events"
     assert differences(world.database, world.rules) == []
     assert await world.apply() == Tally()
+
+
+AT_ODDS = (
+    call(0, "user_id:u", "email:x@shop.test", consent={"ads": True, "mail": True}),
+    call(1, "anonymous_id:a", consent={"ads": False}),
+    call(2, "user_id:u", "anonymous_id:a"),
+    call(3, "user_id:u", "email:y@shop.test"),
+)
+"""Two profiles merge that differ on consent; under a stricter limit an address is somebody else's."""
+
+
+def conflicts(world: World) -> dict[str, Any]:
+    """What is in conflict, of the person with the user_id."""
+
+    def read(connection: Connection) -> dict[str, Any]:
+        found = find(connection, "user_id", "u")
+        assert found is not None
+        return preferences(*stated(connection, found.id))
+
+    return world.database.read_sync(read)
+
+
+@pytest.mark.parametrize("log_has_it", [True, False])
+async def test_what_profiles_differed_on_when_they_merged_stays_in_conflict(world: World, log_has_it: bool) -> None:
+    world.configure(LOOSE)
+    await world.say(*AT_ODDS)
+    before = conflicts(world)
+    if not log_has_it:
+        await forget_the_log(world)
+    await world.say(call(10, "email:y@shop.test"))
+    world.configure(STRICT)
+
+    await world.apply()
+
+    assert world.groups()[-1] == ["email:y@shop.test"]
+    assert (before, conflicts(world)) == ({"ads": "conflict", "mail": "conflict"},) * 2
+    assert differences(world.database, world.rules) == []
+
+
+async def test_whoever_was_always_one_under_the_rules_never_differed(world: World) -> None:
+    """What the first says and what the second says are words of one person: the later counts."""
+    world.configure(IdentityConfig())
+    await world.say(
+        call(0, "user_id:u", "card:c", consent={"ads": True}),
+        call(1, "anonymous_id:a", "card:c", consent={"ads": False}),
+        call(2, "user_id:u", "anonymous_id:a"),
+    )
+    assert conflicts(world) == {"ads": "conflict"}
+    world.configure(IdentityConfig(types={"card": IdTypeConfig()}))
+
+    await world.apply()
+
+    assert conflicts(world) == {"ads": False}
+    assert differences(world.database, world.rules) == []
 
 
 async def test_the_same_rules_change_nothing_however_little_the_log_holds(world: World) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import orjson
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import select
 
 from pipeline.identity import Rules
 from pipeline.log import Batch, Log, Record, open_log
 from pipeline.parse import parse
-from pipeline.profile import values
+from pipeline.profile import preferences, values
 from pipeline.resolve_again import resolve_again
 from pipeline.store import schema
 from pipeline.store.database import Database
@@ -38,6 +39,14 @@ def opened(path: Path) -> Database:
     return database
 
 
+def stating(one: Event, number: int) -> Event:
+    """Every other event says what its sender prefers."""
+    body = orjson.loads(one.body)
+    if number % 2:
+        body["context"]["consent"] = {"categoryPreferences": {"ads": number % 4 == 1}}
+    return one._replace(body=orjson.dumps(body))
+
+
 def put(database: Database, events: Sequence[Event], rules: Rules, first: int = 0) -> list[Record]:
     """Applies events as the pipeline does; answers what `resolved` gets."""
     records = [Record(b"k", encode_event(one), 1, first + n) for n, one in enumerate(events)]
@@ -51,7 +60,7 @@ def put(database: Database, events: Sequence[Event], rules: Rules, first: int = 
 
 
 def people(database: Database) -> list[tuple[Any, ...]]:
-    """Everybody with ids, traits and counters, and which events hang on which id."""
+    """Everybody with ids, traits, counters and preferences, and which events hang on which id."""
 
     def read(connection: Any) -> list[tuple[Any, ...]]:
         rows = connection.execute(select(schema.profiles.c.id, schema.profiles.c.merged_into)).all()
@@ -65,7 +74,16 @@ def people(database: Database) -> list[tuple[Any, ...]]:
             owned.setdefault(profile, set()).add(key)
         hanging = sorted((row.node, bytes(row.key)) for row in connection.execute(select(schema.events)))
         found = [
-            (sorted(keys), values(one.traits), one.events, one.first_seen, one.last_seen, one.last_message, one.ids)
+            (
+                sorted(keys),
+                values(one.traits),
+                one.events,
+                one.first_seen,
+                one.last_seen,
+                one.last_message,
+                one.ids,
+                preferences(one.consent, one.disputed),
+            )
             for profile, keys in owned.items()
             for one in [profiles[profile]]
         ]
@@ -88,7 +106,7 @@ async def applied(log: Log, database: Database, rules: Rules, folder: Path) -> N
 def test_everybody_is_who_they_would_be_had_the_rules_always_been(
     history: list[Any], before: Configured, after: Configured
 ) -> None:
-    events = [event(call, "h", number) for number, call in enumerate(history)]
+    events = [stating(event(call, "h", number), number) for number, call in enumerate(history)]
     half = len(events) // 2
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -117,6 +135,6 @@ def test_under_the_same_rules_the_evidence_alone_makes_the_same_people(history: 
     with TemporaryDirectory() as name, closing(opened(Path(name) / "live.sqlite")) as live:
         in_use = live.run_sync(lambda connection: in_force(connection, rules.product.config))
         put(live, events, in_use)
-        with closing(Shadow(Path(name) / "shadow.sqlite", in_use)) as shadow:
+        with closing(Shadow(Path(name) / "shadow.sqlite", in_use, lambda: None)) as shadow:
             shadow.begin(live, 1 << 62)
             assert [one[0] for one in people(shadow.database)[:-1]] == [one[0] for one in people(live)[:-1]]
