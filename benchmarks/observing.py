@@ -66,6 +66,7 @@ def _event() -> Event:
 def _item(value: bytes) -> Item:
     item = Item(Lane(Partition(Claim(0, 0, 0, {}, ())), "p", 0), 0, "web", "m")
     item.resolved = decode_resolved(value)
+    item.received_at = item.resolved.event.received_at
     return item
 
 

@@ -5,11 +5,12 @@ An event that triggers several mappings is done when all of them are. What of it
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from destinations.contract import DELIVERED, Delivered, Filtered, Outcome, Rejected, Retry
+from destinations.contract import DELIVERED, Delivered, EncodedEvent, Filtered, Outcome, Rejected, Retry
+from pipeline.delivery.batching import encoded
 from pipeline.delivery.decide import UNSUPPORTED_EVENT_TYPE
 from pipeline.delivery.done import Done
 from pipeline.delivery.insert import through
@@ -107,25 +108,52 @@ async def attempt(
     return made
 
 
+def early(routing: Routing, insert: Insert | None) -> Callable[[Resolved], EncodedEvent | None] | None:
+    """What makes the payload of an event as soon as that is to go, while it is at hand: where every event goes by one mapping, as JSON,
+    so that nothing else of it is wanted later. It gives None for one that an attempt will reject."""
+    only = routing.only
+    if only is None or insert is not None or only.build is not None or not only.action.encoded:
+        return None
+
+    def payload(resolved: Resolved) -> EncodedEvent | None:
+        try:
+            return encoded(passing(resolved))
+        except ValueError:
+            return None
+
+    return payload
+
+
 async def _straight(route: Route, types: Collection[str], client: Any, made: Attempt, timeout: float) -> None:
     """One call of the only mapping that there is: what the rest of this module comes to for most chunks, without books of what waits
     for what."""
     payloads: list[Any] = []
     places: list[int] = []
     for index, item in enumerate(made.items):
-        resolved = item.resolved
-        assert resolved is not None, "an event in flight is decoded"
-        if resolved.event.type not in types:
-            made.outcomes[index] = _untaken()
-        elif route.name not in item.done:
+        payload: Any = item.payload
+        if payload is None:
+            resolved = _event(item)
+            if resolved.event.type not in types:
+                made.outcomes[index] = _untaken()
+                continue
+            if route.name in item.done:
+                continue
             try:
-                payloads.append(route.payload(passing(resolved)))
-                places.append(index)
+                payload = route.payload(passing(resolved))
             except ValueError as error:
                 made.outcomes[index] = Rejected(str(error))
+                continue
+        payloads.append(payload)
+        places.append(index)
     if payloads:
         for index, outcome in zip(places, await _call(route, client, made, payloads, timeout), strict=False):
             made.outcomes[index] = outcome
+
+
+def _event(item: Item) -> Resolved:
+    event = item.event
+    assert event is not None, "an event in flight has its bytes"
+    return event
 
 
 # ── Mappings ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,8 +161,7 @@ async def _straight(route: Route, types: Collection[str], client: Any, made: Att
 
 def _chosen(routing: Routing, items: Sequence[Item], made: Attempt) -> Iterator[_Going]:
     for index, item in enumerate(items):
-        resolved = item.resolved
-        assert resolved is not None, "an event in flight is decoded"
+        resolved = _event(item)
         try:
             routes = routing.triggered_by(resolved) if routing.triggered else routing.of_type(resolved.event.type)
         except ValueError as error:

@@ -5,7 +5,7 @@ exceptions, then the log's group is told. A crash anywhere before the transactio
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,20 +14,20 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from destinations.contract import Filtered, Outcome, Rejected, Retry
+from destinations.contract import DELIVERED, Filtered, Outcome, Rejected, Retry
 from destinations.exchanges import Exchange, listening
 from pipeline.delivery import poll
 from pipeline.delivery.alarm import Alarm
-from pipeline.delivery.attempt import Attempt, attempt
+from pipeline.delivery.attempt import Attempt, attempt, early
 from pipeline.delivery.decide import DELETED, Decide, Unreadable, decode, decoded, rules
-from pipeline.delivery.lanes import Item, Lane, Lanes
+from pipeline.delivery.lanes import FRESH, Item, Lane, Lanes, Partition
 from pipeline.delivery.letters import letter
 from pipeline.delivery.limits import Destination, Limits, World, bounded, rate_of
 from pipeline.delivery.mapping import routing
 from pipeline.delivery.observing import Observer
-from pipeline.delivery.poll import Part, Step, micros
+from pipeline.delivery.poll import Entry, Part, Step, micros
 from pipeline.delivery.retry import Breaker, ceiling
-from pipeline.delivery.settle import settle
+from pipeline.delivery.settle import settle, settle_delivered
 from pipeline.delivery.shared import reading
 from pipeline.delivery.throttle import Leftover, Throttle
 from pipeline.delivery.turns import Shares
@@ -38,12 +38,13 @@ from pipeline.running import steadily
 from pipeline.store import erasures, ledger
 from pipeline.store.database import Database
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
-from schemas.events import Origin, Resolved
+from schemas.events import Origin, Resolved, origin_of
 from schemas.topics import DEAD_LETTERS, RESOLVED
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
+_AT_HAND: Final = 50  # records that go through the first steps together
 _SLICE: Final = 500  # records decoded before others get a turn
 _SETTLE: Final = 1.0  # seconds that outcomes of listed events may wait for the poll's transaction
 _ROOM: Final = 0.8  # of the outstanding events allowed: reading goes on below it
@@ -102,6 +103,7 @@ class Courier:
         self._log = log.bind(destination=destination.name)
         self._decide = decide or rules(destination)
         self._routing = routing(destination)
+        self._encode = early(self._routing, insert)
         self._most = max(
             [route.batching.most for route in self._routing.routes] or [action.max_batch for action in actions]
         )
@@ -309,17 +311,12 @@ class Courier:
             return
         self._patient_until = self._world.now() + self._limits.patience
         ours = [batch for batch in batches if batch.partition in self._lanes.partitions]
-        read = [await _decoded(batch) for batch in ours]
-        gone = await self._deleted(read)
-        for batch, events in zip(ours, read, strict=True):
+        gone = await self._deleted(ours)
+        for batch in ours:
             partition = self._lanes.partitions[batch.partition]
-            entries = poll.judge(
-                partition, batch.records, _without(events, gone) if gone else events, self._decide, self._world.now()
-            )
+            entries = await self._judged(partition, batch, gone)
             self._parts.append(Part(partition, batch, entries))
-            for entry in entries:
-                if entry.item is not None and not entry.item.state.settled:
-                    self._lanes.add(entry.item)
+            self._lanes.add(*[entry for entry in entries if isinstance(entry, Item) and entry.state is FRESH])
         for batch in ours:
             self._lanes.partitions[batch.partition].read = batch.next_offset
         if self._lanes.fences:
@@ -367,12 +364,30 @@ class Courier:
                 if unread := fences.unread(standing):
                     self._lanes.release(fences.bounded(unread, await self._events.bounds(RESOLVED)))
 
-    async def _deleted(self, read: Sequence[Sequence[Resolved | Unreadable]]) -> Collection[Origin]:
+    async def _judged(self, partition: Partition, batch: Batch, gone: Collection[Origin]) -> Sequence[Entry]:
+        """What was decided of a batch. A few records at a time are decoded, judged and encoded, so that what was made of them is still in
+        the processor's cache; others get a turn in between."""
+        entries: list[Entry] = []
+        for start in range(0, len(batch.records), _AT_HAND):
+            records = batch.records[start : start + _AT_HAND]
+            events = decoded(batch.partition, records)
+            entries += poll.judge(
+                partition,
+                records,
+                _without(events, gone) if gone else events,
+                self._decide,
+                self._world.now(),
+                self._encode,
+            )
+            if start % _SLICE == 0:
+                await asyncio.sleep(0)
+        return entries
+
+    async def _deleted(self, read: Sequence[Batch]) -> Collection[Origin]:
         """Which of these events are of people who were deleted since. Kafka keeps their records until they age out."""
 
         def find(connection: Any) -> Collection[Origin]:
-            events = chain.from_iterable(read)
-            return erasures.erased_among(connection, (one.origin for one in events if isinstance(one, Resolved)))
+            return erasures.erased_among(connection, chain.from_iterable(map(_origins, read)))
 
         return await steadily(lambda: self._database.read(find), self._stop, "asking who was deleted")
 
@@ -431,7 +446,7 @@ class Courier:
         task.add_done_callback(land)
 
     async def _attempt(self, items: Sequence[Item]) -> Attempt:
-        gone = await self._set_aside([item for item in items if item.resolved is None or item.reason])
+        gone = await self._set_aside([item for item in items if item.value is None or item.reason])
         going = [item for item in items if item not in gone] if gone else items
         made = await attempt(self._routing, self._client, going, self._limits.attempt, self._insert)
         if not gone:
@@ -442,7 +457,7 @@ class Courier:
     async def _set_aside(self, items: Sequence[Item]) -> dict[Item, Outcome]:
         """What becomes of those of these that are not to be tried; the others are there then."""
         gone: dict[Item, Outcome] = {item: Filtered(item.reason) for item in items if item.passed_over}
-        missing = [item for item in items if item.resolved is None and item not in gone]
+        missing = [item for item in items if item.value is None and item not in gone]
         return gone | await self._load(missing) if missing else gone
 
     async def _load(self, items: Sequence[Item]) -> dict[Item, Outcome]:
@@ -454,13 +469,13 @@ class Courier:
         gone: dict[Item, Outcome] = {}
         for item, place in zip(items, places, strict=True):
             value = values.get(place)
-            decoded = Unreadable("no longer in the ledger") if value is None else decode(_record(value))
-            if isinstance(decoded, Unreadable):
-                gone[item] = Rejected(decoded.reason)
-            elif is_erased(decoded.event):
+            event = Unreadable("no longer in the ledger") if value is None else decode(_record(value))
+            if isinstance(event, Unreadable):
+                gone[item] = Rejected(event.reason)
+            elif is_erased(event.event):
                 gone[item] = Filtered(DELETED)
             else:
-                item.value, item.resolved = value, decoded
+                item.value, item.resolved, item.received_at = value, event, event.event.received_at
         return gone
 
     # ── Outcomes ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -485,6 +500,9 @@ class Courier:
 
     def _settle_all(self, made: Attempt) -> None:
         now = self._world.now()
+        if made.outcomes.count(DELIVERED) == len(made.items) and not any(item.listed for item in made.items):
+            self._settle_delivered(made.items)
+            return
         rest: dict[Lane, list[Item]] = {}
         waits: dict[Lane, bool] = {}
         for item, outcome in zip(made.items, made.outcomes, strict=True):
@@ -508,6 +526,16 @@ class Courier:
                 self._lanes.give_back(lane, items)
         if self._lanes.fences:
             self._lanes.release(self._lanes.fences.landed(rest))
+
+    def _settle_delivered(self, items: Sequence[Item]) -> None:
+        """The same where all went well at the first attempt: most chunks."""
+        settle_delivered(items)
+        lanes = dict.fromkeys([item.lane for item in items])
+        for lane in lanes:
+            if lane.partition.live:
+                self._lanes.give_back(lane, ())
+        if self._lanes.fences:
+            self._lanes.release(self._lanes.fences.landed(lanes))
 
     def _judge_service(self, made: Attempt, sent: float) -> None:
         now = self._world.now()
@@ -664,13 +692,11 @@ def _result(flight: Flight) -> Attempt:
     return Attempt(flight.items, [None] * len(flight.items))
 
 
-async def _decoded(batch: Batch) -> list[Resolved | Unreadable]:
-    """The events of a batch; others get a turn in between."""
-    events: list[Resolved | Unreadable] = []
-    for start in range(0, len(batch.records), _SLICE):
-        events += decoded(batch.partition, batch.records[start : start + _SLICE])
-        await asyncio.sleep(0)
-    return events
+def _origins(batch: Batch) -> Iterator[Origin]:
+    """Where those of its events that can be read came from."""
+    for record in batch.records:
+        with suppress(ValueError):
+            yield origin_of(record.value)
 
 
 def _without(events: Sequence[Resolved | Unreadable], gone: Collection[Origin]) -> list[Resolved | Unreadable]:

@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from heapq import heappop, heappush
+from typing import Final
 
+from destinations.contract import EncodedEvent
 from pipeline.delivery.done import NOTHING, Done, decode_done
 from pipeline.delivery.fence import Awaited, Fences
 from pipeline.delivery.turns import Shares, Turns
 from pipeline.store.ledger import Claim, Listed
-from schemas.events import Fence, Resolved
+from schemas.events import Fence, Origin, Resolved, decode_resolved
 
 
 class State(Enum):
@@ -27,62 +29,66 @@ class State(Enum):
 
     @property
     def settled(self) -> bool:
-        return self is State.DELIVERED or self is State.DEAD or self is State.FILTERED
+        return self in SETTLED
+
+
+SETTLED: Final = (State.DELIVERED, State.DEAD, State.FILTERED)
+# Bound once: to look a member up in an Enum takes longer than the rest of a loop over events.
+FRESH: Final = State.FRESH
+DELIVERED: Final = State.DELIVERED
+FILTERED: Final = State.FILTERED
 
 
 class Item:
-    """An event at a destination. `value` and `resolved` are there while it is fresh or in flight."""
+    """An event at a destination. `value` is there while it is fresh or in flight, and with it either what it says, `resolved`, or the
+    `payload` that was made of that at once.
 
-    __slots__ = (
-        "attempts",
-        "done",
-        "ended_at",
-        "faults",
-        "fences",
-        "first_at",
-        "flying",
-        "lane",
-        "listed",
-        "message_id",
-        "most",
-        "next_at",
-        "offset",
-        "reason",
-        "resolved",
-        "source",
-        "state",
-        "value",
-    )
+    What few events ever come to have is the class's until it is set: an object is made for each event."""
+
+    value: bytes | None = None
+    resolved: Resolved | None = None
+    payload: EncodedEvent | None = None
+    origin: Origin | None = None
+    received_at = 0  # microseconds
+    fences: Sequence[Fence] = ()  # those that may stand yet
+    state = State.FRESH
+    reason = ""
+    attempts = 0
+    done: Done = NOTHING  # of its mappings, when it triggers several
+    faults = 0  # attempts alone in a chunk that ended in an unknown exception
+    most = 1 << 30  # the largest chunk it may be in: falls when a chunk broke
+    first_at = 0.0  # Unix seconds; 0 before it was attempted or listed
+    next_at = 0.0
+    ended_at = 0.0
+    listed = False  # the ledger has a row of it
+    flying = False
 
     def __init__(self, lane: "Lane", offset: int, source: str, message_id: str) -> None:
         self.lane = lane
         self.offset = offset
         self.source = source
         self.message_id = message_id
-        self.value: bytes | None = None
-        self.resolved: Resolved | None = None
-        self.fences: Sequence[Fence] = ()  # those that may stand yet
-        self.state = State.FRESH
-        self.reason = ""
-        self.attempts = 0
-        self.done: Done = NOTHING  # of its mappings, when it triggers several
-        self.faults = 0  # attempts alone in a chunk that ended in an unknown exception
-        self.most = 1 << 30  # the largest chunk it may be in: falls when a chunk broke
-        self.first_at = 0.0  # Unix seconds; 0 before it was attempted or listed
-        self.next_at = 0.0
-        self.ended_at = 0.0
-        self.listed = False  # the ledger has a row of it
-        self.flying = False
+
+    def let_go(self) -> None:
+        """Its bytes leave memory."""
+        self.value = self.resolved = self.payload = None
+
+    @property
+    def event(self) -> Resolved | None:
+        """What it says, read again where only the payload was kept; None when its bytes are gone. ValueError when they are no event."""
+        if self.resolved is None and self.value is not None:
+            return decode_resolved(self.value)
+        return self.resolved
 
     @property
     def passed_over(self) -> bool:
         """It is not meant for the destination, but had to wait for fences, and what follows it with it."""
-        return self.state is State.FRESH and self.reason != ""
+        return self.state is FRESH and self.reason != ""
 
     @property
     def attempted(self) -> bool:
         """An attempt at it has ended, or is under way."""
-        return self.flying or self.attempts > 0 or self.state is not State.FRESH
+        return self.flying or self.attempts > 0 or self.state is not FRESH
 
 
 class Lane:
@@ -186,12 +192,13 @@ class Lanes:
 
     # ── In ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def add(self, item: Item) -> None:
-        """Puts a new event behind those of its profile."""
-        lane = item.lane
-        lane.queue.append(item)
-        if not lane.queued and not lane.busy and lane.due is None:
-            self._ready(lane)
+    def add(self, *items: Item) -> None:
+        """Puts new events behind those of their profiles, in order."""
+        for item in items:
+            lane = item.lane
+            lane.queue.append(item)
+            if not lane.queued and not lane.busy and lane.due is None:
+                self._ready(lane)
 
     def put_back(self, number: int, rows: Iterable[Listed]) -> None:
         """Takes up listed events of a partition that were dead, each before the later ones of its profile that are still
@@ -343,9 +350,11 @@ def _live_head(queue: deque[Lane] | Turns[Lane]) -> bool:
 
 def _heads(lane: Lane, most: int) -> list[Item]:
     """The first events of a lane, each within the chunk size that all of them allow."""
-    taken = [lane.queue.popleft()]
-    while lane.queue and len(taken) < min(most, lane.queue[0].most, taken[0].most) and not lane.queue[0].fences:
-        taken.append(lane.queue.popleft())
+    queue = lane.queue
+    taken = [queue.popleft()]
+    most = min(most, taken[0].most)
+    while queue and len(taken) < most and not (head := queue[0]).fences and len(taken) < head.most:
+        taken.append(queue.popleft())
     return taken
 
 

@@ -68,17 +68,16 @@ class Observer:
         counts = self._minutes.get(micros // MINUTE)
         if counts is None:
             counts = self._minutes[micros // MINUTE] = _Counts()
-        latency, delivered = counts.latency, 0
+        delivered: list[int] = []  # when they were accepted
         failed: dict[str, list[Item]] = {}
         for item, outcome in zip(made.items, made.outcomes, strict=True):
             if isinstance(outcome, Delivered):
-                delivered += 1
-                if item.resolved is not None:
-                    latency[bucket(micros - item.resolved.event.received_at)] += 1
+                delivered.append(item.received_at)
             elif outcome is not None and not isinstance(outcome, Filtered):
                 failed.setdefault(outcome.reason, []).append(item)
                 _count(counts, outcome)
-        counts.delivered += delivered
+        counts.delivered += len(delivered)
+        _add_latencies(counts.latency, micros, delivered)
         for reason, items in failed.items():
             self._failed(counts, reason, items, exchanges, micros)
         if made.credentials is not None:
@@ -163,6 +162,18 @@ async def _written(observer: Observer, database: Database) -> None:
         log.warning("figures not written", destination=observer.name, error=str(error), minutes_lost=lost)
 
 
+def _add_latencies(latency: list[int], micros: int, received: Sequence[int]) -> None:
+    """Events that go together were mostly accepted together, and all are as late as the first and the last of them."""
+    if not received:
+        return
+    least = bucket(micros - max(received))
+    if least == bucket(micros - min(received)):
+        latency[least] += len(received)
+        return
+    for at in received:
+        latency[bucket(micros - at)] += 1
+
+
 def _count(counts: _Counts, outcome: Outcome) -> None:
     if isinstance(outcome, Rejected):
         counts.rejected += 1
@@ -194,9 +205,8 @@ def _grown(before: Minute | None, after: Minute) -> Minute:
 
 def _event(item: Item) -> Mapping[str, Any]:
     """The event as the destination saw it; nothing of one whose bytes are gone or cannot be read."""
-    if item.resolved is None:
-        return {}
     try:
-        return materialize(item.resolved)
+        event = item.event
+        return {} if event is None else materialize(event)
     except ValueError:
         return {}

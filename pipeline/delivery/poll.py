@@ -1,25 +1,35 @@
 """What one poll of the log brought, and what of it the ledger can be told: the prefix that is settled or listed."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
+from destinations.contract import EncodedEvent
 from pipeline.delivery.decide import Decide, Unreadable
 from pipeline.delivery.done import encode_done
-from pipeline.delivery.lanes import Item, Lane, Partition, State
+from pipeline.delivery.lanes import DELIVERED, FILTERED, Item, Lane, Partition, State
 from pipeline.log import Batch, Record
 from pipeline.store.ledger import Change, Counts, Progress, Range, Row
 from schemas.events import Origin, Resolved
 
 
-class Entry(NamedTuple):
-    """A record of a poll. A repeat has neither a reason nor an event."""
+class Passed(NamedTuple):
+    """A record of a poll that is not to be delivered. `reason` is why it is filtered; a repeat has neither that nor an origin."""
 
     offset: int
     origin: Origin | None
     source: str
-    reason: str | None = None  # why it is filtered
-    item: Item | None = None
+    reason: str | None = None
+
+
+Entry = Passed | Item
+"""A record of a poll, with what was decided of it."""
+Encode = Callable[[Resolved], EncodedEvent | None]
+"""Makes the payload of an event; None where that is for the attempt to do."""
+
+_passed: Final = partial(tuple.__new__, Passed)  # half the cost of calling the class
 
 
 @dataclass(slots=True)
@@ -34,8 +44,8 @@ class Part:
     def attempted(self) -> int:
         """How many entries there are up to the last that was attempted."""
         for index in range(len(self.entries), self.done, -1):
-            item = self.entries[index - 1].item
-            if item is not None and item.attempted:
+            entry = self.entries[index - 1]
+            if isinstance(entry, Item) and entry.attempted:
                 return index
         return self.done
 
@@ -64,41 +74,55 @@ def judge(
     decoded: Sequence[Resolved | Unreadable],
     decide: Decide,
     now: float,
+    encode: Encode | None = None,
 ) -> list[Entry]:
-    """Decides of each record; those to deliver carry an event in its profile's lane (not yet added to it)."""
-    return [_judge(partition, record, one, decide, now) for record, one in zip(records, decoded, strict=True)]
+    """Decides of each record; those to deliver become events in their profiles' lanes (not yet added to them). What `encode` makes of
+    one is kept in the place of what it was made of."""
+    seen = partition.seen
+    entries: list[Entry] = []
+    for record, one in zip(records, decoded, strict=True):
+        if isinstance(one, Unreadable):
+            entries.append(
+                _dead(Lane(partition, record.key.decode(errors="replace"), record.offset), record, one.reason, now)
+            )
+            continue
+        event, origin = one.event, one.origin
+        if origin.offset <= seen.get(origin.partition, -1):
+            entries.append(_passed((record.offset, None, event.source, None)))
+            continue
+        seen[origin.partition] = origin.offset
+        reason: str | None
+        try:
+            reason = decide(one)
+        except ValueError as error:
+            reason = None
+            if not one.fences:
+                item = _dead(Lane(partition, one.profile_id, record.offset), record, str(error), now)
+                item.origin, item.source, item.message_id = origin, event.source, event.message_id
+                entries.append(item)
+                continue
+        if reason is not None and not one.fences:
+            entries.append(_passed((record.offset, origin, event.source, reason)))
+            continue
+        item = Item(partition.lane(one.profile_id, record.offset), record.offset, event.source, event.message_id)
+        item.origin = origin
+        item.received_at = event.received_at
+        item.value = record.value
+        if one.fences:
+            item.fences = one.fences
+            item.reason = reason or ""
+            item.resolved = one
+        elif encode is None or (payload := encode(one)) is None:
+            item.resolved = one
+        else:
+            item.payload = payload
+        entries.append(item)
+    return entries
 
 
-def _judge(partition: Partition, record: Record, decoded: Resolved | Unreadable, decide: Decide, now: float) -> Entry:
-    if isinstance(decoded, Unreadable):
-        lane = Lane(partition, record.key.decode(errors="replace"), record.offset)
-        item = Item(lane, record.offset, "", "")
-        return Entry(record.offset, None, "", item=_unreadable(item, record, decoded.reason, now))
-    event, origin = decoded.event, decoded.origin
-    if origin.offset <= partition.seen.get(origin.partition, -1):
-        return Entry(record.offset, None, event.source)
-    partition.seen[origin.partition] = origin.offset
-    reason: str | None
-    try:
-        reason = decide(decoded)
-    except ValueError as error:
-        reason = None
-        if not decoded.fences:
-            lane = Lane(partition, decoded.profile_id, record.offset)
-            item = Item(lane, record.offset, event.source, event.message_id)
-            return Entry(record.offset, origin, event.source, item=_unreadable(item, record, str(error), now))
-    if reason is not None and not decoded.fences:
-        return Entry(record.offset, origin, event.source, reason=reason)
-    lane = partition.lane(decoded.profile_id, record.offset)
-    item = Item(lane, record.offset, event.source, event.message_id)
-    item.fences = decoded.fences
-    item.reason = reason or ""
-    item.value = record.value
-    item.resolved = decoded
-    return Entry(record.offset, origin, event.source, item=item)
-
-
-def _unreadable(item: Item, record: Record, reason: str, now: float) -> Item:
+def _dead(lane: Lane, record: Record, reason: str, now: float) -> Item:
+    """An event that cannot be read."""
+    item = Item(lane, record.offset, "", "")
     item.value = record.value
     item.state = State.DEAD
     item.reason = reason
@@ -133,36 +157,35 @@ def _step(partition: Partition, part: Part | None, count: int, changed: Sequence
     dead: list[Item] = []
     offset, span = partition.offset, None
     if part is not None and count > part.done:
+        entries = part.entries[part.done : count]
         offset = part.offset_after(count)
+        marks |= {origin.partition: origin.offset for entry in entries if (origin := entry.origin) is not None}
+        delivered: list[str] = []  # their sources
         last: list[int] | None = None  # the run that the record before belongs to
-        for entry in part.entries[part.done : count]:
-            if entry.origin is not None:
-                marks[entry.origin.partition] = entry.origin.offset
-            item = entry.item
-            if item is not None and item.state is State.FILTERED:
-                _count(counts, item.source)[1] += 1
-                last = _extend(filtered.setdefault(item.reason, []), last, entry.offset)
-            elif item is not None:
+        for entry in entries:
+            if isinstance(entry, Item) and (state := entry.state) is not FILTERED:
                 last = None
-                if item.state is State.DELIVERED:
-                    _count(counts, item.source)[0] += 1
+                if state is DELIVERED:
+                    delivered.append(entry.source)
                     continue
-                if item.state is State.DEAD:
-                    _count(counts, item.source)[2] += 1
-                    dead.append(item)
+                if state is State.DEAD:
+                    _count(counts, entry.source)[2] += 1
+                    dead.append(entry)
                 else:
-                    listed.append(item)
-                rows.append(_row(item, now))
+                    listed.append(entry)
+                rows.append(_row(entry, now))
             elif entry.reason is not None:
                 _count(counts, entry.source)[1] += 1
                 last = _extend(filtered.setdefault(entry.reason, []), last, entry.offset)
             else:
                 last = None
-        span = Range(part.entries[part.done].offset, offset, filtered)
+        for source, many in Counter(delivered).items():
+            _count(counts, source)[0] += many
+        span = Range(entries[0].offset, offset, filtered)
     for item in changed:
-        if item.state is State.DELIVERED:
+        if item.state is DELIVERED:
             _count(counts, item.source)[0] += 1
-        elif item.state is State.FILTERED:
+        elif item.state is FILTERED:
             _count(counts, item.source)[1] += 1
         elif item.state is State.DEAD:
             _count(counts, item.source)[2] += 1
@@ -238,5 +261,5 @@ def note(step: Step) -> None:
         item.listed = True
         item.first_at = item.first_at or step.at
         if not item.flying:
-            item.value = item.resolved = None
+            item.let_go()
     partition.outstanding += len(step.listed) - sum(item.state.settled for item in step.changed)

@@ -1,12 +1,12 @@
 """What an outcome makes of an event: delivered, dead, or to be tried again, and when."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from destinations.contract import Delivered, Filtered, Outcome, Rejected
 from pipeline.delivery.attempt import Attempt
 from pipeline.delivery.done import without_rejections
-from pipeline.delivery.lanes import Item, State
+from pipeline.delivery.lanes import DELIVERED, Item, State
 from pipeline.delivery.limits import Limits
 from pipeline.delivery.retry import delay
 
@@ -21,7 +21,7 @@ def settle(
     item.first_at = item.first_at or now
     if isinstance(outcome, Delivered):
         item.state, item.reason, item.ended_at = State.DELIVERED, "", now
-        item.resolved = item.value = None
+        item.let_go()
         return
     if isinstance(outcome, Filtered):
         item.state, item.reason, item.ended_at = State.FILTERED, outcome.reason, now
@@ -32,11 +32,18 @@ def settle(
         item.next_at = now + delay(item.attempts, outcome.after, chance(), limits)
     if item.state is State.RETRY and not item.listed:
         return  # it may go again from memory
-    item.resolved = None
     if item.state is State.DEAD:
+        item.resolved = item.payload = None
         item.done = without_rejections(item.done)
     else:
-        item.value = None
+        item.let_go()
+
+
+def settle_delivered(items: Iterable[Item]) -> None:
+    """The same for new events that were all delivered, as mostly: nobody asks any more when and how."""
+    for item in items:
+        item.state = DELIVERED
+        item.value = item.payload = item.resolved = None
 
 
 def _is_hopeless(item: Item, made: Attempt, now: float, limits: Limits) -> bool:

@@ -69,7 +69,7 @@ def item(message_id: str, **body: Any) -> Item:
     made = Item(Lane(Partition(Claim(0, 0, 0, {}, ())), "ann", 0), 0, "web", message_id)
     event = decode(Record(b"ann", resolved(message_id, "ann", Origin(0, 0), **body), 0))
     assert isinstance(event, Resolved)
-    made.resolved = event
+    made.resolved, made.received_at = event, event.event.received_at
     return made
 
 

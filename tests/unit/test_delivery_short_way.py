@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,15 +24,16 @@ from destinations.contract import (
     Retry,
     Settings,
 )
-from pipeline.delivery.attempt import Attempt, attempt
+from pipeline.delivery.attempt import Attempt, attempt, early
 from pipeline.delivery.batching import Batching, encoded
 from pipeline.delivery.lanes import Item, Partition
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.mapping import Routing, routing
 from pipeline.delivery.shared import whole
+from pipeline.functions.installed import Insert
 from pipeline.store.ledger import Claim
 from schemas.errors import CredentialsRejected
-from schemas.events import Origin, decode_resolved, materialize
+from schemas.events import Origin, Resolved, decode_resolved, materialize
 from tests.unit.delivery_world import NoSettings, resolved
 
 Answer = Outcome | Exception | None  # None: forgets to answer
@@ -70,6 +72,11 @@ def service(answers: Answers, got: list[list[EncodedEvent]], *, atomic: bool = T
     return routing(Destination(name="service", definition=definition, settings=NoSettings()))
 
 
+async def nothing(events: Sequence[Resolved]) -> Sequence[Resolved | Outcome]:
+    """A function that changes nothing."""
+    return events
+
+
 def chunk(events: Sequence[tuple[str, str]], **rest: Any) -> list[Item]:
     """Events by profile and type; their ids are m0, m1, …"""
     partition = Partition(Claim(0, 0, 0, {}, (), 0))
@@ -90,7 +97,9 @@ answers = st.sampled_from(
     [DELIVERED, DELIVERED, DELIVERED, Retry("http 503", 2.0), Rejected("http 422"), Filtered("NO")]
 )
 faults = st.sampled_from([RuntimeError("a bug"), CredentialsRejected("http 401"), None])
-events = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["track", "track", "identify"])), max_size=8)
+events = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["track", "track", "identify"])), max_size=8).map(
+    lambda events: sorted(events, key=lambda event: event[0])
+)  # as chunks are: by profile
 
 
 @given(events, st.dictionaries(st.sampled_from([f"m{n}" for n in range(8)]), answers | faults))
@@ -109,6 +118,33 @@ async def test_events_come_as_the_json_of_what_destinations_see() -> None:
     assert made.outcomes == [DELIVERED, DELIVERED]
     assert [[(one.message_id, orjson.loads(one.json)) for one in call] for call in got] == [
         [("m0", expected[0]), ("m1", expected[1])]
+    ]
+
+
+@pytest.mark.parametrize("insert", [None, nothing])
+def test_a_payload_is_made_early_only_where_nothing_else_is_wanted_of_the_event(insert: Insert | None) -> None:
+    (item,) = chunk([("a", "track")])
+    assert item.resolved is not None
+    short = service({}, [])
+    (route,) = short.routes
+    made = route.payload(whole(item.resolved))
+    encode = early(short, insert)
+    assert (encode and encode(item.resolved)) == (made if insert is None else None)
+    assert early(replace(short, only=None), insert) is None
+    assert early(replace(short, only=replace(route, build=dict)), insert) is None
+    assert early(replace(short, only=replace(route, action=replace(route.action, encoded=False))), insert) is None
+
+
+async def test_payloads_that_were_made_early_go_as_they_are_beside_those_that_were_not() -> None:
+    got: list[list[EncodedEvent]] = []
+    items = chunk([("a", "track"), ("b", "track")])
+    items[0].payload, items[0].resolved = EncodedEvent("m0", b"{}"), None
+    for going in (items[:1], items):
+        made = await attempt(service({}, got), None, going, 5.0)
+        assert made.outcomes == [DELIVERED] * len(going)
+    assert [[(one.message_id, one.json == b"{}") for one in call] for call in got] == [
+        [("m0", True)],
+        [("m0", True), ("m1", False)],
     ]
 
 
