@@ -69,9 +69,13 @@ def insert(connection: Connection, rows: Sequence[Row]) -> None:
     if connection.dialect.name == "postgresql" or not rows:
         return
     generation = _generation(connection)
-    places = [(row.partition, row.offset) for row in rows]
-    keys = zip(_hashes([row.key for row in rows]), places, strict=True)
-    bulk.insert(connection, schema.event_keys_new, sorted((generation, hashed, *place) for hashed, place in keys))
+    hashes = _hashes([row[0] for row in rows])
+    keys = [
+        (generation, hashed, partition, offset)
+        for hashed, (_, partition, offset, _, _, _, _) in zip(hashes, rows, strict=True)
+    ]
+    keys.sort()
+    bulk.insert(connection, schema.event_keys_new, keys)
     _insert_times(connection, generation, rows)
     _settle(connection, generation, _SETTLED * len(rows))
 
@@ -107,7 +111,8 @@ def _generation(connection: Connection) -> int:
 
 
 def _insert_times(connection: Connection, generation: int, rows: Sequence[Row]) -> None:
-    timed = sorted((generation, row.node, row.at, row.partition, row.offset) for row in rows if row.node)
+    timed = [(generation, node, at, partition, offset) for _, partition, offset, _, node, _, at in rows if node]
+    timed.sort()
     bulk.insert(connection, schema.event_times, timed)
     at = [one[2] for one in timed]
     if at:
