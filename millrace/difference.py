@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Final, NamedTuple
 
+from millrace.plain_text import plain
+
 CONTEXT: Final = 1  # lines that are the same, shown around those that are not
 
 
@@ -48,5 +50,5 @@ def print_lines(found: Iterator[Line], indent: str = "    ") -> None:
     console = Console(soft_wrap=True, highlight=False)
     for line in found:
         console.print(
-            Text(f"{indent}{line.sign} {line.text}".rstrip(), style=line.colour if console.is_terminal else "")
+            Text(plain(f"{indent}{line.sign} {line.text}").rstrip(), style=line.colour if console.is_terminal else "")
         )

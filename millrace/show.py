@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from millrace.plain_text import plain_line
+
 Path = Mapping[str, Any]
 """One event as `/api/tail` and `/api/events` describe it."""
 
@@ -37,6 +39,10 @@ def path_text(path: Path) -> str:
 
 def path_parts(path: Path) -> Iterator[tuple[str, str]]:
     """The same in pieces, each with a colour."""
+    return ((plain_line(text), colour) for text, colour in _parts(path))
+
+
+def _parts(path: Path) -> Iterator[tuple[str, str]]:
     if "passed_over" in path:
         yield f"… {path['passed_over']:,} more events: too fast to show, the balance counts them", "dim"
         return
@@ -68,6 +74,10 @@ def outcome_text(one: Mapping[str, Any]) -> str:
 
 def event_lines(path: Path) -> Iterator[str]:
     """One fact per line."""
+    return map(plain_line, _facts(path))
+
+
+def _facts(path: Path) -> Iterator[str]:
     yield f"event {path['messageId']}"
     name = f" {json.dumps(path['event'], ensure_ascii=False)}" if path.get("event") else ""
     yield f"{path.get('type') or 'event'}{name} of {_who(path)} from source {path['source']}"

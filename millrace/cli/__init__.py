@@ -23,6 +23,7 @@ from millrace.cli import (
     sending,
     setting_up,
 )
+from millrace.cli.common import say
 from millrace.problems import explained
 
 
@@ -70,6 +71,6 @@ def main() -> None:
         if problems is None:
             raise
         for line in problems:
-            click.echo(f"millrace: {line}", err=True)
+            say(f"millrace: {line}", err=True)
         sys.exit(1)
     sys.exit(outcome if isinstance(outcome, int) else 0)

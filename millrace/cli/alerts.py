@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from millrace.cli.common import config_option, data_option, environment, json_option, print_json
+from millrace.cli.common import config_option, data_option, environment, json_option, print_json, say
 
 
 @click.group(invoke_without_command=True)
@@ -34,9 +34,7 @@ def test_channels(config: str | None, data: str | None) -> None:
     failed = False
     for name, problem in asyncio.run(try_channels(settings)):
         failed = failed or problem is not None
-        click.echo(
-            f"channel {name} {'was told' if problem is None else f'was not reached: {problem}'}", err=bool(problem)
-        )
+        say(f"channel {name} {'was told' if problem is None else f'was not reached: {problem}'}", err=bool(problem))
     raise SystemExit(1 if failed else 0)
 
 
@@ -54,10 +52,10 @@ def _show(config: str | None, data: str | None, *, as_json: bool) -> int:
     if as_json:
         print_json([one.json_object() for one in known])
     elif not known:
-        click.echo("all is well")
+        say("all is well")
     else:
         for one in known:
-            click.echo(f"{one.alert}, since {one.since}: {one.text}\n  {one.remedy}")
+            say(f"{one.alert}, since {one.since}: {one.text}\n  {one.remedy}")
     return 1 if known else 0
 
 

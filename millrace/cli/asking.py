@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from millrace.cli.common import api_client, data_option, json_option, print_json, url_option
+from millrace.cli.common import api_client, data_option, json_option, print_json, say, url_option
 
 RECONNECT: Final = 1.0  # seconds
 
@@ -49,7 +49,7 @@ def balance(check: bool, data: str | None, url: str | None, as_json: bool) -> No
     else:
         _print_balance(books)
     if check and books["off"] != 0:
-        click.echo(f"millrace: {_imbalance(books)}", err=True)
+        say(f"millrace: {_imbalance(books)}", err=True)
         raise SystemExit(1)
 
 
@@ -65,7 +65,7 @@ def tail(refused: bool, data: str | None, url: str | None, as_json: bool) -> Non
         paths = (one for one in paths if one.get("refused") is not None)
     if as_json:
         for one in paths:
-            click.echo(json.dumps(one, ensure_ascii=False, separators=(",", ":")))
+            say(json.dumps(one, ensure_ascii=False, separators=(",", ":")))
             sys.stdout.flush()
         return
     from millrace.show import follow
@@ -88,7 +88,9 @@ def usage(month: str | None, data: str | None, url: str | None, as_json: bool) -
         return
     for one in used["usage"]:
         numbers = f"{one['events']:,} events, {one['bytes']:,} bytes, {one['users']:,} users"
-        click.echo(f"{one['month']} {one['source']}: {numbers}")
+        say(f"{one['month']} {one['source']}: {numbers}")
+    if not used["usage"]:
+        say(f"no source has sent an event{f' in {month}' if month else ' yet'}", err=True)
 
 
 COMMANDS: Final = (tail, event, balance, usage)
@@ -99,7 +101,7 @@ def _show(document: Any, lines: Iterator[str], as_json: bool) -> None:
         print_json(document)
     else:
         for line in lines:
-            click.echo(line)
+            say(line)
 
 
 def _paths(data: str | None, url: str | None) -> Iterator[dict[str, Any]]:
@@ -112,7 +114,7 @@ def _paths(data: str | None, url: str | None) -> Iterator[dict[str, Any]]:
     def connected() -> None:
         nonlocal following, lost
         if lost or following != client.address:
-            click.echo(f"millrace: following {client.address}", err=True)
+            say(f"millrace: following {client.address}", err=True)
         following, lost = client.address, False
 
     while True:
@@ -122,7 +124,7 @@ def _paths(data: str | None, url: str | None) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
         except Unavailable as error:
             if not lost:
-                click.echo(f"millrace: waiting: {error}", err=True)
+                say(f"millrace: waiting: {error}", err=True)
             lost = True
         time.sleep(RECONNECT)
 

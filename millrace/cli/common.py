@@ -9,6 +9,7 @@ import click
 
 from millrace import data_folder
 from millrace.environment import Environment, Flags, read_environment
+from millrace.plain_text import plain
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def api_client(data: str | None, url: str | None) -> "Client":
     return Client(address(here, url), token)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Prints lines: results to stdout, problems (`err`) to stderr. What is in them of others commands no terminal."""
+    click.echo(plain(text), err=err)
+
+
 def print_json(document: Any) -> None:
     """One JSON document, readable."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say(json.dumps(document, indent=2, ensure_ascii=False))

@@ -10,7 +10,16 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from millrace.cli.common import api_client, config_option, data_option, environment, json_option, print_json, url_option
+from millrace.cli.common import (
+    api_client,
+    config_option,
+    data_option,
+    environment,
+    json_option,
+    print_json,
+    say,
+    url_option,
+)
 from millrace.cli.moments import Moment
 
 if TYPE_CHECKING:
@@ -72,7 +81,7 @@ def list_letters(
     if as_json:
         print_json(groups)
     elif not groups:
-        click.echo("no dead letters")
+        say("no dead letters")
     else:
         for one in groups:
             _print_group(one)
@@ -187,7 +196,7 @@ def _tell(words: str, facts: Any, groups: list[Any], as_json: bool) -> None:
         return
     for one in groups:
         _print_group(one)
-    click.echo(words)
+    say(words)
 
 
 def _query(
@@ -261,33 +270,33 @@ def _rehearsed(letter: Any, here: Any) -> Any:
 
 
 def _print_group(one: Any) -> None:
-    click.echo(f"{one['destination']}: {one['count']:,} × {one['cause']}, {one['first_at']} to {one['last_at']}")
-    click.echo(f"  {one['reason']}, such as {one['message_id']}")
-    click.echo(f"  {one['remedy']}")
+    say(f"{one['destination']}: {one['count']:,} × {one['cause']}, {one['first_at']} to {one['last_at']}")
+    say(f"  {one['reason']}, such as {one['message_id']}")
+    say(f"  {one['remedy']}")
 
 
 def _print_each(letters: Iterator[Any], as_json: bool) -> None:
     for one in letters:
         if as_json:
-            click.echo(json.dumps(one, ensure_ascii=False, separators=(",", ":")))
+            say(json.dumps(one, ensure_ascii=False, separators=(",", ":")))
         else:
-            click.echo(f"{one['died_at']} {one['message_id']} {one['source']} {one['reason']}")
+            say(f"{one['died_at']} {one['message_id']} {one['source']} {one['reason']}")
 
 
 def _print_letter(one: Any) -> None:
-    click.echo(f"{one['message_id']} at {one['destination']}, from {one['source']}, profile {one['profile'] or 'none'}")
+    say(f"{one['message_id']} at {one['destination']}, from {one['source']}, profile {one['profile'] or 'none'}")
     attempts = "once" if one["attempts"] == 1 else f"{one['attempts']:,} times"
-    click.echo(f"tried {attempts}, {one['first_at']} to {one['died_at']}: {one['reason']}")
-    click.echo(one["remedy"])
-    click.echo("event:")
-    click.echo(json.dumps(one["event"], indent=2, ensure_ascii=False))
+    say(f"tried {attempts}, {one['first_at']} to {one['died_at']}: {one['reason']}")
+    say(one["remedy"])
+    say("event:")
+    say(json.dumps(one["event"], indent=2, ensure_ascii=False))
     if one["sample"] is not None:
         sample = one["sample"]
-        click.echo(f"exchange of {sample['at']} for {sample['message_id']}:")
-        click.echo(json.dumps({key: sample[key] for key in ("request", "answer")}, indent=2, ensure_ascii=False))
+        say(f"exchange of {sample['at']} for {sample['message_id']}:")
+        say(json.dumps({key: sample[key] for key in ("request", "answer")}, indent=2, ensure_ascii=False))
     sends = one["sends"]
     if sends["reason"] is not None:
-        click.echo(f"no request: {sends['reason']}")
+        say(f"no request: {sends['reason']}")
     for request in sends["requests"]:
-        click.echo("would send now:")
-        click.echo(json.dumps(request, indent=2, ensure_ascii=False))
+        say("would send now:")
+        say(json.dumps(request, indent=2, ensure_ascii=False))

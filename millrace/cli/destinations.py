@@ -8,7 +8,16 @@ from urllib.parse import quote
 
 import click
 
-from millrace.cli.common import api_client, config_option, data_option, environment, json_option, print_json, url_option
+from millrace.cli.common import (
+    api_client,
+    config_option,
+    data_option,
+    environment,
+    json_option,
+    print_json,
+    say,
+    url_option,
+)
 from millrace.cli.moments import Moment
 
 
@@ -32,7 +41,7 @@ def list_destinations(as_json: bool) -> None:
         return
     width = max((len(one.name) for one in found), default=0)
     for one in found:
-        click.echo(f"{one.name:<{width}}  {one.description}")
+        say(f"{one.name:<{width}}  {one.description}")
 
 
 @destinations.command()
@@ -75,9 +84,9 @@ def check(names: tuple[str, ...], config: str | None, data: str | None, as_json:
         print_json([{"name": name, "type": kind, "problem": problem} for name, kind, problem in findings])
     else:
         for name, kind, problem in findings:
-            click.echo(f"destination {name} ({kind}) {'answers' if problem is None else 'fails'}")
+            say(f"destination {name} ({kind}) {'answers' if problem is None else 'fails'}")
             if problem is not None:
-                click.echo(f"millrace: destination {name}: {problem}", err=True)
+                say(f"millrace: destination {name}: {problem}", err=True)
     if any(problem is not None for _, _, problem in findings):
         raise SystemExit(1)
 
@@ -105,7 +114,7 @@ def status(name: str | None, since: datetime, data: str | None, url: str | None,
     if as_json:
         print_json(found)
     elif not found["destinations"]:
-        click.echo("no destination is configured")
+        say("no destination is configured")
     else:
         _print_table(found["destinations"])
         for one in found["destinations"]:
@@ -119,30 +128,30 @@ COMMANDS: Final = (destinations,)
 
 
 def _print_described(found: dict[str, Any]) -> None:
-    click.echo(f"{found['name']}: {found['description']}")
-    click.echo(f"people are forgotten there: {'yes' if found['forgets_people'] else 'no'}")
+    say(f"{found['name']}: {found['description']}")
+    say(f"people are forgotten there: {'yes' if found['forgets_people'] else 'no'}")
     for one in found["settings"]:
-        click.echo(f"setting {one['name']} ({_traits(one)}): {one['description']}")
+        say(f"setting {one['name']} ({_traits(one)}): {one['description']}")
     rate = found["limits"]["events_per_second"]
-    click.echo(
+    say(
         f"limits, unless the configuration has others: {f'{rate:g} events per second' if rate else 'as many events as it takes'}, "
         f"tried again for {found['limits']['retry_hours']:g} hours"
     )
     for action in found["actions"]:
         together = "" if action["several_of_one_profile"] else ", one per profile"
-        click.echo(
+        say(
             f"action {action['name']} ({', '.join(action['types'])}): {action['takes']}, at most {action['max_batch']:,} in a "
             f"batch{_of_bytes(action['max_bytes'])}{together}, {action['concurrency']} batches at once"
             + (f", sync_mode {' or '.join(action['sync_modes'])}" if action["sync_modes"] else "")
         )
         for one in action["fields"]:
             mapped = json.dumps(one["mapped"], ensure_ascii=False)
-            click.echo(f"  field {one['name']} ({_traits(one)}; by default {mapped}): {one['description']}")
+            say(f"  field {one['name']} ({_traits(one)}; by default {mapped}): {one['description']}")
     for preset in found["presets"]:
         on = "on by default" if preset["on"] else "off by default"
-        click.echo(f"preset {preset['name']} ({on}): {preset['action']} when {preset['trigger']}")
+        say(f"preset {preset['name']} ({on}): {preset['action']} when {preset['trigger']}")
         if preset["mapping"] is not None:
-            click.echo(f"  mapping {json.dumps(preset['mapping'], ensure_ascii=False)}")
+            say(f"  mapping {json.dumps(preset['mapping'], ensure_ascii=False)}")
 
 
 def _of_bytes(most: int | None) -> str:
@@ -191,15 +200,15 @@ def _print_table(found: list[dict[str, Any]]) -> None:
 
 def _print_errors(one: dict[str, Any], *, examples: bool) -> None:
     if one["reason"]:
-        click.echo(f"{one['name']} is {one['state']}: {one['reason']}")
+        say(f"{one['name']} is {one['state']}: {one['reason']}")
     for error in one["errors"]:
         said = f": {error['message']}" if error["message"] else ""
-        click.echo(f"{one['name']}: {error['count']:,} × {error['code']}{said}\n  {error['remedy']}")
+        say(f"{one['name']}: {error['count']:,} × {error['code']}{said}\n  {error['remedy']}")
         if examples and error["message_id"] is not None:
-            click.echo(f"  {error['message_id']} at {error['at']}")
+            say(f"  {error['message_id']} at {error['at']}")
             for part in ("request", "answer"):
                 if error[part] is not None:
-                    click.echo(f"  {part} {error[part]}")
+                    say(f"  {part} {error[part]}")
 
 
 def _seconds(value: float | None) -> str:

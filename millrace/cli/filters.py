@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from millrace.cli.common import config_option, data_option, json_option, print_json
+from millrace.cli.common import config_option, data_option, json_option, print_json, say
 from millrace.cli.events import given, recorded_since
 from millrace.cli.moments import Moment
 from millrace.cli.preflight import EventsBar
@@ -57,8 +57,8 @@ def test(
     try:
         explain = explaining(expression)
     except FilterError as error:
-        click.echo(f"millrace: {error}", err=True)
-        click.echo(f"  {' '.join(expression.splitlines())}\n  {' ' * error.place}^", err=True)
+        say(f"millrace: {error}", err=True)
+        say(f"  {' '.join(expression.splitlines())}\n  {' ' * error.place}^", err=True)
         raise SystemExit(2) from error
     found = _Found(examples)
     if events is not None:
@@ -124,24 +124,24 @@ class _Found:
 
     def print(self) -> None:
         if not self._counts:
-            click.echo("no events; widen --since, or name a file with --events")
+            say("no events; widen --since, or name a file with --events")
         for said, kept in self._kept.items():
             if self._counts[said]:
-                click.echo(f"{self._counts[said]:,} {_WORDS[said]}")
+                say(f"{self._counts[said]:,} {_WORDS[said]}")
             for event, why in kept:
                 _print_event(event, why)
 
 
 def _print_event(event: Mapping[str, Any], why: "Explanation") -> None:
     names = (event.get(name) for name in ("type", "event", "messageId"))
-    click.echo("  " + " ".join(str(name) for name in names if name is not None))
+    say("  " + " ".join(str(name) for name in names if name is not None))
     if why.said:
         return
     results = {True: "true", False: "false", None: "cannot be evaluated"}
     for part, result in why.parts:
-        click.echo(f"    {part}: {results[result]}")
+        say(f"    {part}: {results[result]}")
     for path, value in why.values.items():
-        click.echo(f"    {path} is {_short(value)}")
+        say(f"    {path} is {_short(value)}")
 
 
 def _short(value: Any, most: int = 80) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from millrace.cli.common import config_option, data_option, environment, json_option, print_json
+from millrace.cli.common import config_option, data_option, environment, json_option, print_json, say
 from millrace.cli.events import given, recorded_since
 from millrace.cli.moments import Moment
 from millrace.cli.preflight import EventsBar
@@ -46,13 +46,13 @@ def list_functions(config: str | None, data: str | None, as_json: bool) -> None:
             ]
         )
     elif not found:
-        click.echo("no functions")
+        say("no functions")
     else:
         for one in found:
             used = f", used by {', '.join(one.used_by)}" if one.used_by else ", not used"
-            click.echo(f"{one.name}: {', '.join(one.handlers) or 'cannot be loaded'}{used}")
+            say(f"{one.name}: {', '.join(one.handlers) or 'cannot be loaded'}{used}")
             if one.problem is not None:
-                click.echo(f"millrace: function {one.name}: {one.problem}; mend its file", err=True)
+                say(f"millrace: function {one.name}: {one.problem}; mend its file", err=True)
     if any(one.problem is not None for one in found):
         raise SystemExit(1)
 
@@ -153,18 +153,18 @@ class _Found:
     def add(self, trial: "Trial") -> None:
         self.counts[trial.result] += 1
         if self._json:
-            click.echo(json.dumps(trial.told(), ensure_ascii=False, separators=(",", ":")))
+            say(json.dumps(trial.told(), ensure_ascii=False, separators=(",", ":")))
         elif trial.result not in ("same", "handled") and self.counts[trial.result] <= self._examples:
             self._kept.append(trial)
 
     def print(self) -> None:
         for trial in self._kept:
             because = f": {trial.reason}{_remedy(trial.reason)}" if trial.reason else ""
-            click.echo(f"{trial.result} {trial.type} {trial.message_id}{because}")
+            say(f"{trial.result} {trial.type} {trial.message_id}{because}")
             if trial.after:
                 _print_difference([trial.before], trial.after)
         numbers = ", ".join(f"{count:,} {result}" for result, count in sorted(self.counts.items()))
-        click.echo(f"{sum(self.counts.values()):,} events" + (f": {numbers}" if numbers else ""))
+        say(f"{sum(self.counts.values()):,} events" + (f": {numbers}" if numbers else ""))
 
 
 def _print_difference(before: Any, after: Any) -> None:

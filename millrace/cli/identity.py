@@ -14,6 +14,7 @@ from millrace.cli.common import (
     environment,
     json_option,
     print_json,
+    say,
     url_option,
 )
 from millrace.cli.moments import Moment
@@ -54,7 +55,7 @@ def explain(
     if as_json:
         print_json(found)
     elif drawing is not None:
-        click.echo(dot(found) if drawing == "dot" else svg(found))
+        say(dot(found) if drawing == "dot" else svg(found))
     else:
         _print(explanation_text(found, None if everything else 40))
 
@@ -131,14 +132,14 @@ def verify(repair: bool, config: str | None, data: str | None, as_json: bool) ->
         print_json(found)
     else:
         for one in found["differences"]:
-            click.echo(f"{one['subject']} {one['says']}" + (" (repaired)" if one["repaired"] else ""))
+            say(f"{one['subject']} {one['says']}" + (" (repaired)" if one["repaired"] else ""))
     left = found["found"] - found["repaired"]
     more = f", {found['repaired']:,} of them repaired" if found["repaired"] else ""
     said = f"{_differences(found['found'])}{more}" if found["found"] else "everything agrees"
-    click.echo(f"{found['rows']:,} rows looked at: {said}", err=as_json)
+    say(f"{found['rows']:,} rows looked at: {said}", err=as_json)
     if left:
         remedy = "" if repair else "; `--repair` recombines profiles from their ids"
-        click.echo(f"millrace: {_differences(left)}{remedy}", err=True)
+        say(f"millrace: {_differences(left)}{remedy}", err=True)
         raise SystemExit(1)
 
 
@@ -171,7 +172,7 @@ def simulate(
             found = report(run(settings, database, other, since, examples), settings.config.identity, other)
     except ConfigError as error:
         for fault in error.faults:
-            click.echo(f"millrace: {fault}", err=True)
+            say(f"millrace: {fault}", err=True)
         raise SystemExit(2) from error
     if as_json:
         print_json(found)
@@ -202,7 +203,7 @@ def apply(config: str | None, data: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(report_text(found))
+        say(report_text(found))
     if found["left"]:
         raise SystemExit(1)
 

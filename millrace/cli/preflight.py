@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from millrace.cli.common import data_option, environment, json_option, print_json
+from millrace.cli.common import data_option, environment, json_option, print_json, say
 from millrace.cli.moments import Moment
 from schemas.errors import ConfigError
 
@@ -50,7 +50,7 @@ def preflight(
         wanted, same = preflight.pairs(before, after, only)
     except ConfigError as error:
         for fault in error.faults:
-            click.echo(f"millrace: {fault}", err=True)
+            say(f"millrace: {fault}", err=True)
         raise SystemExit(2) from error
     known = {*before.destinations, *after.destinations}
     if unknown := [name for name in only if name not in known]:
@@ -110,21 +110,21 @@ def _print(report: dict[str, Any]) -> None:
 
     for name, one in report["destinations"].items():
         if one["state"] != "compared":
-            click.echo(f"{name}: {one['state']}")
+            say(f"{name}: {one['state']}")
             continue
         numbers = ", ".join(f"{one[kind]:,} {kind}" for kind in ("same", "added", "removed", "changed"))
-        click.echo(f"{name}: {one['events']:,} events, {numbers}")
+        say(f"{name}: {one['events']:,} events, {numbers}")
         if one["code_changed"]:
-            click.echo("  its code changed; see what that does with `millrace functions test`")
+            say("  its code changed; see what that does with `millrace functions test`")
         for when, reasons in one["not_sent"].items():
             if reasons:
-                click.echo(f"  not sent {when}: " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.items()))
+                say(f"  not sent {when}: " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.items()))
         for example in one["examples"]:
             reason = example["before"]["reason"] or example["after"]["reason"]
             because = "" if reason is None else f" ({reason})"
-            click.echo(f"  {example['change']} {example['type']} {example['messageId']}{because}")
+            say(f"  {example['change']} {example['type']} {example['messageId']}{because}")
             print_lines(lines(example["before"]["sends"], example["after"]["sends"]))
-    click.echo("the same" if report["same"] else "differences")
+    say("the same" if report["same"] else "differences")
 
 
 class EventsBar:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from millrace.cli.common import api_client, data_option, json_option, print_json, url_option
+from millrace.cli.common import api_client, data_option, json_option, print_json, say, url_option
 
 if TYPE_CHECKING:
     from millrace.client import Client
@@ -56,8 +56,8 @@ def delete(
     elif as_json:
         print_json(made)
     else:
-        click.echo(made["regulateId"])
-        click.echo(f"millrace privacy receipt {made['regulateId']} shows how far it is", err=True)
+        say(made["regulateId"])
+        say(f"millrace privacy receipt {made['regulateId']} shows how far it is", err=True)
 
 
 _INTERNAL: Final = {False: "DELETE_INTERNAL", True: "SUPPRESS_WITH_DELETE_INTERNAL"}
@@ -105,9 +105,9 @@ def suppressions(address: str | None, data: str | None, url: str | None, as_json
         print_json(found)
     else:
         for one in found:
-            click.echo(f"{one['since']}  {one['id'] or one['hash']}")
+            say(f"{one['since']}  {one['id'] or one['hash']}")
     if address and not found:
-        click.echo(f"millrace: {address} is not suppressed", err=True)
+        say(f"millrace: {address} is not suppressed", err=True)
         raise SystemExit(1)
 
 
@@ -135,7 +135,7 @@ def list_(limit: int, data: str | None, url: str | None, as_json: bool) -> None:
         print_json(found)
         return
     for one in found:
-        click.echo(f"{one['createdAt']}  {one['id']}  {one['regulationType']:<29}  {one['overallStatus']}")
+        say(f"{one['createdAt']}  {one['id']}  {one['regulationType']:<29}  {one['overallStatus']}")
 
 
 @privacy.command("delete-id")
@@ -156,7 +156,7 @@ def delete_id(user: str, identifier: str, data: str | None, url: str | None, as_
     if as_json:
         print_json(done)
     else:
-        click.echo(f"deleted from {done['profile']}")
+        say(f"deleted from {done['profile']}")
 
 
 COMMANDS: Final = (privacy,)
@@ -193,7 +193,7 @@ def _done(made: Any, said: str, as_json: bool) -> None:
     if as_json:
         print_json(made)
     else:
-        click.echo(said)
+        say(said)
 
 
 def _show(found: Any, as_json: bool) -> None:
@@ -201,9 +201,9 @@ def _show(found: Any, as_json: bool) -> None:
         print_json(found)
     else:
         for line in receipt_lines(found):
-            click.echo(line)
+            say(line)
     if found["overallStatus"] == "FAILED":
-        click.echo("millrace: a destination has not deleted; delete there by hand, or ask again", err=True)
+        say("millrace: a destination has not deleted; delete there by hand, or ask again", err=True)
         raise SystemExit(1)
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from millrace.cli.common import api_client, data_option, json_option, print_json, url_option
+from millrace.cli.common import api_client, data_option, json_option, print_json, say, url_option
 
 if TYPE_CHECKING:
     from millrace.client import Client
@@ -41,7 +41,7 @@ def profile(address: str, after: str | None, data: str | None, url: str | None, 
         links=client.get(f"{base}/links?limit=20"),
         merges=client.get(f"{base}/merges?limit=20"),
     ):
-        click.echo(line)
+        say(line)
 
 
 @click.group()
@@ -84,14 +84,14 @@ def search(
     while True:
         page = client.post(path, body)
         for one in page["data"][: limit - shown]:
-            click.echo(json.dumps(one, ensure_ascii=False) if as_json else found_line(one))
+            say(json.dumps(one, ensure_ascii=False) if as_json else found_line(one))
         shown += len(page["data"])
         if shown >= limit or not page["cursor"]["has_more"]:
             break
         body["next"] = page["cursor"]["next"]
     if not as_json:
         more = ", and there are more: raise --limit" if page["cursor"]["has_more"] or shown > limit else ""
-        click.echo(f"{min(shown, limit):,} found{more}", err=True)
+        say(f"{min(shown, limit):,} found{more}", err=True)
 
 
 @profiles.command()
@@ -108,7 +108,7 @@ def export(out: Path, progress: bool, data: str | None, url: str | None) -> None
     from millrace.cli.profiles_export import export_to
 
     count = export_to(api_client(data, url), out, progress=progress)
-    click.echo(f"{out}: {count:,} lines")
+    say(f"{out}: {count:,} lines")
 
 
 @profiles.command()
@@ -126,9 +126,7 @@ def reads(address: str, data: str | None, url: str | None, as_json: bool) -> Non
     for one in found["data"]:
         who = f"{one['name'] or 'a token'} ({one['token']})"
         whom = "everybody" if one["profile"] == "*" else one["profile"]
-        click.echo(
-            f"{one['last_at']} {who} read {one['resource']} of {whom}, {one['count']:,} times since {one['first_at']}"
-        )
+        say(f"{one['last_at']} {who} read {one['resource']} of {whom}, {one['count']:,} times since {one['first_at']}")
 
 
 # ── Tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,8 +178,8 @@ def create_token(
     if as_json:
         print_json(made)
         return
-    click.echo(made["token"])
-    click.echo(f"millrace: {made['id']}; keep the token now, it is not shown again", err=True)
+    say(made["token"])
+    say(f"millrace: {made['id']}; keep the token now, it is not shown again", err=True)
 
 
 @tokens.command("list")
@@ -198,9 +196,7 @@ def list_tokens(data: str | None, url: str | None, as_json: bool) -> None:
         state = f"revoked {one['revoked_at']}" if one["revoked_at"] else "valid"
         seen = "all traits" if one["traits"] is None else "traits " + ", ".join(one["traits"])
         rate = f"{one['requests_per_second']:,} requests/s"
-        click.echo(
-            f"{one['id']} {one['name']}: {', '.join(one['scopes'])}, {seen}, {rate}, made {one['created_at']}, {state}"
-        )
+        say(f"{one['id']} {one['name']}: {', '.join(one['scopes'])}, {seen}, {rate}, made {one['created_at']}, {state}")
 
 
 @tokens.command("revoke")
@@ -216,7 +212,7 @@ def revoke_token(token_id: str, data: str | None, url: str | None) -> None:
         ended = api_client(data, url).delete(f"/api/tokens/{quote(token_id, safe='')}")
     except NotFound as error:
         raise ConfigError(f"no token has the id {token_id}; `millrace tokens list` shows them") from error
-    click.echo(f"{ended['id']} {ended['name']}: revoked {ended['revoked_at']}")
+    say(f"{ended['id']} {ended['name']}: revoked {ended['revoked_at']}")
 
 
 COMMANDS: Final = (profile, profiles, tokens)

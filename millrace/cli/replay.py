@@ -10,7 +10,16 @@ from urllib.parse import urlencode
 
 import click
 
-from millrace.cli.common import api_client, config_option, data_option, environment, json_option, print_json, url_option
+from millrace.cli.common import (
+    api_client,
+    config_option,
+    data_option,
+    environment,
+    json_option,
+    print_json,
+    say,
+    url_option,
+)
 from millrace.cli.moments import Moment
 
 if TYPE_CHECKING:
@@ -120,9 +129,9 @@ def list_replays(destination: str | None, data: str | None, url: str | None, as_
         print_json(found)
         return
     for one in found:
-        click.echo(_line(one))
+        say(_line(one))
     if not found:
-        click.echo("no replays")
+        say("no replays")
 
 
 @replay.command()
@@ -167,7 +176,7 @@ def _watch(client: "Client", seen: Any, *, as_json: bool) -> None:
                 except Unavailable as error:
                     bar.show(seen["read"], seen["records"], f"waiting: {error}")
     except KeyboardInterrupt:
-        click.echo(
+        say(
             f"millrace: replay {number} goes on; `millrace replay watch {number}` shows it, "
             f"`millrace replay cancel {number}` ends it",
             err=True,
@@ -180,7 +189,7 @@ def _show(one: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(one)
     else:
-        click.echo(_line(one))
+        say(_line(one))
 
 
 def _line(one: Any) -> str:
@@ -233,6 +242,6 @@ def _rehearse(asked: Any, config: str | None, data: str | None, *, as_json: bool
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found['records']:,} records: {found['would_send']:,} events would be sent")
+    say(f"{found['records']:,} records: {found['would_send']:,} events would be sent")
     for reason, count in found["not_sent"].items():
-        click.echo(f"{count:,} {reason}")
+        say(f"{count:,} {reason}")

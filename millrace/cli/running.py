@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from millrace.cli.common import config_option, data_option, environment, listen_options
+from millrace.cli.common import config_option, data_option, environment, listen_options, say
 
 if TYPE_CHECKING:
     from millrace.settings import Settings
@@ -51,7 +51,7 @@ def up(
         environment(config=config, data=data, host=host, port=port),
         single_process=single_process,
         processes=processes,
-        announce=lambda settings, address: click.echo(banner(settings, address)),
+        announce=lambda settings, address: say(banner(settings, address)),
     )
 
 

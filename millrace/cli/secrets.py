@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from millrace.cli.common import data_option, environment, json_option, print_json
+from millrace.cli.common import data_option, environment, json_option, print_json, say
 
 if TYPE_CHECKING:
     from millrace.secret_store import SecretStore
@@ -25,7 +25,7 @@ def set_secret(name: str, data: str | None) -> None:
     if not value:
         raise click.UsageError("the value is empty; type it, or pipe it in")
     _store(data).set(name, value)
-    click.echo(f"secret {name} is set; write ${{secret:{name}}} where millrace.yaml needs it")
+    say(f"secret {name} is set; write ${{secret:{name}}} where millrace.yaml needs it")
 
 
 @secrets.command("list")
@@ -38,7 +38,7 @@ def list_secrets(data: str | None, as_json: bool) -> None:
         print_json(names)
         return
     for name in names:
-        click.echo(name)
+        say(name)
 
 
 @secrets.command("remove")
@@ -48,7 +48,7 @@ def remove_secret(name: str, data: str | None) -> None:
     """Forget one."""
     if not _store(data).remove(name):
         raise click.ClickException(f"there is no secret {name}; `millrace secrets list` names them")
-    click.echo(f"secret {name} is gone")
+    say(f"secret {name} is gone")
 
 
 @secrets.command("key")
@@ -56,7 +56,7 @@ def key() -> None:
     """Print a new key for MILLRACE_SECRETS_KEY. Nothing is stored."""
     from secrets import token_urlsafe
 
-    click.echo(token_urlsafe(32))
+    say(token_urlsafe(32))
 
 
 def _store(data: str | None) -> "SecretStore":

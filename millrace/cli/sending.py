@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import click
 
 from millrace import data_folder
-from millrace.cli.common import address, config_option, data_option, environment, json_option, print_json, url_option
+from millrace.cli.common import (
+    address,
+    config_option,
+    data_option,
+    environment,
+    json_option,
+    print_json,
+    say,
+    url_option,
+)
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,11 +67,11 @@ def send(
     if as_json:
         print_json(facts)
         return
-    click.echo(f"sent {summary.events:,} events in {summary.requests:,} requests, {summary.seconds:.1f} s, seed {seed}")
+    say(f"sent {summary.events:,} events in {summary.requests:,} requests, {summary.seconds:.1f} s, seed {seed}")
     for kind, number in sorted(summary.types.items()):
-        click.echo(f"{kind} {number:,}")
+        say(f"{kind} {number:,}")
     if summary.user_id is not None:
-        click.echo(f"look at one of them: millrace profile user_id:{summary.user_id}")
+        say(f"look at one of them: millrace profile user_id:{summary.user_id}")
 
 
 COMMANDS: Final = (send,)

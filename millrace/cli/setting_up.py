@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from millrace.cli.common import config_option, data_option, environment, print_json
+from millrace.cli.common import config_option, data_option, environment, print_json, say
 
 
 @click.command()
@@ -17,21 +17,21 @@ def check(config: str | None, data: str | None, connect: bool) -> None:
 
     here = environment(config=config, data=data)
     loaded = load_config(here, delivers=True)
-    click.echo(f"{here.config or 'no configuration file, the defaults'}: no faults")
+    say(f"{here.config or 'no configuration file, the defaults'}: no faults")
     for name in list(loaded.config.sources) or [DEFAULT_SOURCE]:
-        click.echo(f"source {name}")
+        say(f"source {name}")
     if not connect:
         for name, one in destinations_of(loaded.config).items():
-            click.echo(f"destination {name} ({one.type})")
+            say(f"destination {name} ({one.type})")
         return
     from millrace.checks import check_all
 
     failed = False
     for name, kind, problem in check_all(load_settings(here, delivers=True)):
-        click.echo(f"destination {name} ({kind}) {'answers' if problem is None else 'fails'}")
+        say(f"destination {name} ({kind}) {'answers' if problem is None else 'fails'}")
         if problem is not None:
             failed = True
-            click.echo(f"millrace: destination {name}: {problem}", err=True)
+            say(f"millrace: destination {name}: {problem}", err=True)
     if failed:
         raise SystemExit(1)
 
@@ -57,7 +57,7 @@ def migrate(config: str | None, data: str | None) -> None:
     settings = load_settings(here, delivers=False)
     with wiring.open_database(settings) as database:
         version = wiring.migrated(settings, database)
-    click.echo(f"database {without_password(here.database_url)} is at version {version}")
+    say(f"database {without_password(here.database_url)} is at version {version}")
 
 
 @click.command()
@@ -65,7 +65,7 @@ def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed
 
-    click.echo(installed("millrace"))
+    say(installed("millrace"))
 
 
 COMMANDS: Final = (check, schema, migrate, version)

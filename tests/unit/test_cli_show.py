@@ -69,3 +69,24 @@ def test_an_event_is_one_fact_a_line() -> None:
         "destination crm retry: http 503 (2 attempts) (90 ms)",
         "destination warehouse delivered (160 ms)",
     ]
+
+
+HOSTILE: dict[str, Any] = ACCEPTED | {
+    "event": "E\x1b[2J",
+    "userId": 'u\x1b]0;title\x07\n12:00 track "Paid"',
+    "messageId": "m\x9b2J\u202e",
+}
+
+
+def test_what_a_stranger_calls_itself_commands_no_terminal_and_adds_no_line() -> None:
+    who = 'user u\\u001b]0;title\\u0007\\u000a12:00 track "Paid"'
+    assert path_text(HOSTILE) == f'12:00:01.123 track "E\\u001b[2J" {who} · web · m\\u009b2J\\u202e · accepted'
+    assert list(event_lines(HOSTILE))[:2] == [
+        "event m\\u009b2J\\u202e",
+        f'track "E\\u001b[2J" of {who} from source web',
+    ]
+
+
+def test_names_in_any_script_are_shown_as_they_are() -> None:
+    named = ACCEPTED | {"userId": "Ζωή 👩‍💻 محمد"}
+    assert "user Ζωή 👩‍💻 محمد · " in path_text(named)
