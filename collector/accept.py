@@ -131,8 +131,10 @@ def _accept_plain_single(
     source = source or source_of(sources, plain.write_key)
     if source in disabled:
         return None
-    rows, left = plain_drafts((plain,), (body,), True, True, kind, None, source, received_at, channel, ip, new_id)
-    return None if left else Accepted(source, _drafts(cast(list[Draft], rows)), {source: 1}, _NONE_REFUSED)
+    rows, left, size = plain_drafts(
+        (plain,), (body,), (len(body),), True, True, kind, None, source, received_at, channel, ip, new_id
+    )
+    return None if left else Accepted(source, Drafts(cast(list[Draft], rows), size), {source: 1}, _NONE_REFUSED)
 
 
 def _drafts(rows: list[Draft]) -> Drafts:
@@ -206,13 +208,15 @@ def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Requ
     events = envelope.batch if len(envelope.batch) <= EVENTS_LIMIT else envelope.batch[:EVENTS_LIMIT]
     bodies = cast(Sequence[Piece], events)
     ascii_only = b"\\" not in body and body.isascii()
-    maybe_deep = not all_shallow(body, max(map(len, bodies), default=0))
+    sizes = list(map(len, events))
+    longest = max(sizes, default=0)
     channel, received_at, ip, new_id, _ = request
-    rows, left = plain_drafts(
+    rows, left, size = plain_drafts(
         _plains(body, events),
         bodies,
+        sizes,
         ascii_only,
-        maybe_deep,
+        longest > EVENT_LIMIT or not all_shallow(body, longest),
         None,
         envelope.sent_at,
         source,
@@ -223,7 +227,7 @@ def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Requ
     )
     if left == 0 and len(events) == len(envelope.batch):
         accepted = {source: len(rows)} if rows else {}
-        return Accepted(source, _drafts(cast(list[Draft], rows)), accepted, _NONE_REFUSED)
+        return Accepted(source, Drafts(cast(list[Draft], rows), size), accepted, _NONE_REFUSED)
     taker, sent_at = _Taker(source, request), parse_time(envelope.sent_at)
     for row, event in zip(rows, events, strict=True):
         if row is None:

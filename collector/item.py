@@ -6,7 +6,7 @@ libraries, and to replace lone surrogates and NUL (U+FFFD takes their place), wh
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -64,7 +64,14 @@ class Item(msgspec.Struct, gc=False, rename="camel"):
 
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LIMIT)]
+_Type = Literal["track", "identify", "page", "screen", "group", "alias"]
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class PlainContext(msgspec.Struct, gc=False):
+    """A context whose sender does not speak for a device."""
+
+    direct: None = None
 
 
 class Plain(msgspec.Struct, gc=False, rename="camel"):
@@ -72,7 +79,7 @@ class Plain(msgspec.Struct, gc=False, rename="camel"):
 
     Whatever does not decode as this may still be in order: it has to be looked at as an `Item`."""
 
-    type: str | None = None
+    type: _Type | None = None
     message_id: Annotated[str, msgspec.Meta(max_length=MESSAGE_ID_LIMIT)] | None = None
     anonymous_id: _Id | None = None
     user_id: _Id | None = None
@@ -85,7 +92,7 @@ class Plain(msgspec.Struct, gc=False, rename="camel"):
     category: _Name | None = None
     properties: Object | None = None
     traits: Object | None = None
-    context: Context | None = None
+    context: PlainContext | None = None
     integrations: Object | None = None
     options: None = None
 

@@ -6,7 +6,7 @@ loop that looks the pieces of a record up in place. The head of a record is put 
 bytes (Latin-1): that is one instruction of the interpreter, whatever the number of pieces. The body stays a slice of the request.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,6 +17,9 @@ from pipeline.log.contract import Draft, Piece
 from schemas import events
 
 _OTHERS: Final = frozenset({"identify", "page", "screen"})
+_TAIL: Final = slice(20, None)  # of a time's text, behind the point
+_LEAD: Final = slice(20)
+_DOUBLED: Final = {tail: micros << 1 for tail, micros in MILLIS.items()}
 _UNREAD: Final = object()
 
 
@@ -48,17 +51,19 @@ def _upper(upper: int) -> str:
 
 def _time(doubled: int) -> str:
     """A time, given its double: written fourteen bits at a time, the upper ones shared with the times near it."""
-    upper = _upper(doubled >> 28)
-    if not upper:
-        return _text(events.micros(doubled >> 1))
-    return f"{_PAIRS[doubled & 0x3FFF]}{_PAIRS[doubled >> 14 & 0x3FFF]}{upper}"
+    upper, low = _upper(doubled >> 28), doubled & _LOWER
+    return f"{_PAIRS[low & 0x3FFF]}{_PAIRS[low >> 14]}{upper}" if upper else _text(events.micros(doubled >> 1))
+
+
+_LOWER: Final = (1 << 28) - 1
 
 
 def plain_drafts(
     plains: Iterable[Plain | None],
     bodies: Iterable[Piece],
+    sizes: Sequence[int],
     ascii_only: bool,
-    maybe_deep: bool,
+    unusual: bool,
     kind: str | None,
     batch_sent_at: Any,
     source: str,
@@ -66,89 +71,91 @@ def plain_drafts(
     channel: str,
     ip: str | None,
     new_id: Callable[[], str],
-) -> tuple[list[Draft | None], int]:
-    """The records of events, each given decoded and as bytes, and how many of them are None: the general way has to decide about
-    those.
+) -> tuple[list[Draft | None], int, int]:
+    """The records of events, each given decoded and as bytes; how many of them are None, since the general way has to decide about
+    those; and the bytes of the others.
 
     A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `ascii_only` promises that no id holds
-    anything else, `maybe_deep` leaves nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
+    anything else, `unusual` leaves size and nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
     microseconds."""
     stamp = received_at // 1000
     rows: list[Draft | None] = []
     add = rows.append
-    left = 0
+    left, total = 0, sum(sizes)
     said: Any = _UNREAD  # of sentAt, by the event before
     sent_at: int | None = None
     end = sent_tail = f"{_time(received_at << 1)}{_caller(channel, ip)}"
-    second, second_doubled = "", 0  # of the event before: its text, and its double
-    upper, upper_piece = -1, ""
+    second, lower, upper = "", 0, ""  # of the event before: its text, and the two parts of its double
     head_name: str | None = None
     head = ""
     key = b""
-    for plain, body in zip(plains, bodies, strict=False):
+    for plain, body, size in zip(plains, bodies, sizes, strict=False):
         if plain is None:
             add(None)
             left += 1
+            total -= size
             continue
-        name, size = kind or plain.type, len(body)
-        context, anonymous_id, user_id = plain.context, plain.anonymous_id, plain.user_id
+        name, anonymous_id, user_id = kind or plain.type, plain.anonymous_id, plain.user_id
         if (
             (((event := plain.event) is None or event == CONSENT_EVENT) if name == "track" else name not in _OTHERS)
-            or (anonymous_id is None and user_id is None)
+            or (user_id.isspace() if user_id is not None else anonymous_id is None)
             or (anonymous_id is not None and anonymous_id.isspace())
-            or (user_id is not None and user_id.isspace())
-            or (context is not None and context.direct is True)
-            or size > EVENT_LIMIT
-            or (maybe_deep and is_nested_too_deeply(bytes(body)))
+            or (unusual and (size > EVENT_LIMIT or is_nested_too_deeply(bytes(body))))
         ):
             add(None)
             left += 1
+            total -= size
             continue
 
         message_id = plain.message_id or new_id()
         if not ascii_only:
             message_id = _text(message_id.encode())
+        user_size = anonymous_size = _ABSENT
         if user_id is None:
-            user_piece = _ABSENT
+            user_id = ""
         else:
             key = user_id.encode()
-            user_piece = f"{_TEXTS[len(key)]}{user_id if ascii_only else _text(key)}"
+            user_size = _TEXTS[len(key)]
+            if not ascii_only:
+                user_id = _text(key)
         if anonymous_id is None:
-            anonymous_piece = _ABSENT
+            anonymous_id = ""
         else:
             key = anonymous_id.encode()
-            anonymous_piece = f"{_TEXTS[len(key)]}{anonymous_id if ascii_only else _text(key)}"
+            anonymous_size = _TEXTS[len(key)]
+            if not ascii_only:
+                anonymous_id = _text(key)
 
-        says = batch_sent_at if plain.sent_at is None else plain.sent_at
+        says = plain.sent_at
+        if says is None:
+            says = batch_sent_at
         if says is not said and says != said:
             said, sent_at, second = says, parse_time(says), ""
             sent_tail = f"{_ABSENT}{end}" if sent_at is None else f"{_PRESENT}{_time(sent_at << 1)}{end}"
 
         # The time: mostly of the same second as the one before.
         text = plain.timestamp or plain.original_timestamp or ""
-        millis = MILLIS.get(text[20:])
-        if millis is not None and text[:20] == second:
-            doubled = second_doubled + (millis << 1)
+        millis = _DOUBLED.get(text[_TAIL])
+        if millis is not None and text[_LEAD] == second and (low := lower + millis) <= _LOWER:
+            time = f"{_PAIRS[low & 0x3FFF]}{_PAIRS[low >> 14]}{upper}"
         else:
             original = parse_time(text)
             doubled = event_time(original, sent_at, received_at) << 1
-            if original is not None and millis is not None and text[19] == "." and _upper(doubled >> 28):
-                # Within a second, and far from the ends of the calendar, times differ as their texts do.
-                second, second_doubled = text[:20], doubled - (millis << 1)
-        if doubled >> 28 != upper:
-            upper, upper_piece = doubled >> 28, _upper(doubled >> 28)
-        if upper_piece:
-            time = f"{_PAIRS[doubled & 0x3FFF]}{_PAIRS[doubled >> 14 & 0x3FFF]}{upper_piece}"
-        else:
             time = _time(doubled)
+            if original is not None and millis is not None and text[19] == ".":
+                # Within a second, and far from the ends of the calendar, times differ as their texts do.
+                doubled -= millis
+                second, lower, upper = text[_LEAD], doubled & _LOWER, _upper(doubled >> 28)
+                if not upper:
+                    second = ""
 
         if name != head_name:
             head_name, head = name, _head(source, name)
-        pieces = (
-            f"{head}{_SIZES[len(message_id)]}{message_id}{anonymous_piece}{user_piece}{time}{sent_tail}{_SIZES[size]}"
-        )
-        add((key, pieces.encode("latin-1"), body, stamp))
-    return rows, left
+        pieces = f"{head}{_SIZES[len(message_id)]}{message_id}{anonymous_size}{anonymous_id}{user_size}{user_id}{time}{sent_tail}{_SIZES[size]}"
+        value = pieces.encode("latin-1")
+        total += len(key) + len(value)
+        add((key, value, body, stamp))
+    return rows, left, total
 
 
 _STRETCH: Final = 4096  # bytes; cheaper to count through than many small pieces
