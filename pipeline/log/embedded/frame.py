@@ -5,13 +5,12 @@ the ends of keys and values, and then keys and values in one piece. Each frame n
 the frame before it, so that bytes left over from a torn write are never taken for a frame.
 """
 
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, pairwise
-from struct import Struct
-from typing import Final, NamedTuple
+from struct import Struct, pack
+from typing import Any, Final, NamedTuple
 
 from isal.isal_zlib import crc32
 
@@ -127,10 +126,12 @@ class Block(NamedTuple):
 def encode_frame(groups: Sequence[Sequence[Draft]], tail: Tail, written: int) -> tuple[Sequence[bytes], Tail]:
     """The buffers of the frame that appends `groups` (records per partition, one at least) at `tail`, and the tail after it."""
     next_offsets, highs = list(tail.next_offsets), list(tail.highs)
-    keys, heads, bodies, timestamps = zip(*chain.from_iterable(groups), strict=True)
-    pieces: list[Piece] = list(chain.from_iterable(zip(keys, heads, bodies, strict=True)))
-    ends_of_pieces = array("I", accumulate(map(len, pieces), initial=0))
-    ends = array("I", bytes(4 * (2 * len(keys) + 1)))
+    flat: list[Any] = list(chain.from_iterable(chain.from_iterable(groups)))
+    timestamps: list[int] = flat[3::4]
+    del flat[3::4]
+    pieces: list[Piece] = flat
+    ends_of_pieces = list(accumulate(map(len, pieces), initial=0))
+    ends = [0] * (2 * len(timestamps) + 1)
     ends[::2] = ends_of_pieces[::3]  # of values
     ends[1::2] = ends_of_pieces[1::3]  # of keys
     table: list[bytes] = []
@@ -145,7 +146,8 @@ def encode_frame(groups: Sequence[Sequence[Draft]], tail: Tail, written: int) ->
     length = FRAME_HEADER_SIZE + _BLOCK.size * len(table) + 8 * first + 4 * len(ends) + ends[-1]
     padding = _PAD[-length % 8]
     length += len(padding)
-    body = b"".join((*table, array("q", timestamps).tobytes(), ends.tobytes(), *pieces, padding))
+    numbers = pack(f"<{first}q{len(ends)}I", *timestamps, *ends)
+    body = b"".join((*table, numbers, *pieces, padding))
     fields = (length, tail.chain, tail.at, written, len(table), first)
     crc = crc32(body, crc32(_FRAME.pack(_FRAME_MAGIC, 0, *fields)[_UNCHECKED:]))
     header = _FRAME.pack(_FRAME_MAGIC, crc, *fields)
