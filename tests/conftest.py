@@ -20,6 +20,11 @@ from tests.services.postgres import PostgresServer, postgres_binaries
 from tests.services.process import ServiceAbsent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of minutes come first, so that other processes find something to do beside them to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("crash") is None)
+
+
 @pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[KafkaBroker]:
     """The session's broker, running. A test that kills it starts it again."""

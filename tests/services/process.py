@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from random import SystemRandom
 from typing import IO
 
 GRACE = 20.0  # seconds between asking a service to stop and killing it
+PORTS = (15_000, 32_000)  # below those of outgoing connections (Linux: 32768, others: 49152)
 
 
 class ServiceFailed(RuntimeError):
@@ -24,14 +26,21 @@ class ServiceAbsent(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, all different: they are held together before they are given."""
-    held = [socket.socket() for _ in range(count)]
+    """Ports nobody listens on, all different: they are held together before they are given. The kernel gives none of them to
+    anybody who asks for any port, so that a server that was killed finds its own again, whatever runs beside."""
+    held: dict[int, socket.socket] = {}
     try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in held]
+        while len(held) < count:
+            one, port = socket.socket(), SystemRandom().randrange(*PORTS)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                one.close()
+            else:
+                held[port] = one
+        return list(held)
     finally:
-        for one in held:
+        for one in held.values():
             one.close()
 
 
