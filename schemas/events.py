@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache, partial
 from importlib.resources import files
+from struct import Struct
+from struct import error as TooShort
 from typing import Any, Final, NamedTuple
 
 import fastavro
@@ -300,7 +302,7 @@ def decode_event(value: bytes) -> Event:
         raise ValueError(f"not an event record: starts with {value[:5].hex()}")
     try:
         return _read_event(value, 5)
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, TooShort) as error:
         raise ValueError(f"not an event record: {error}") from error
 
 
@@ -316,13 +318,13 @@ def decode_resolved(value: bytes) -> Resolved:
             profile_id = value[6 : (at := 6 + (n >> 1))].decode()
         partition, at = _read_long(value, at)
         offset, at = _read_long(value, at)
-        external_ids, at = ((), at + 1) if value[at] == 0 else _read_external_ids(value, at)
+        external_ids, at = ((), at + 1) if value[at] == 0 else _ids_of(profile_id, value, at)
         context: bytes | None = None
         if header != RESOLVED_V1_HEADER:
             context, at = (None, at + 1) if value[at] == 0 else _read_present_bytes(value, at)
         fences, at = _read_fences(value, at) if header == FENCED_HEADER else ((), at)
         event = _read_event(value, at)
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, TooShort) as error:
         raise ValueError(f"not a resolved record: {error}") from error
     return Resolved(profile_id, _origin((partition, offset)), external_ids, event, context, fences)
 
@@ -353,32 +355,42 @@ def _read_long(buffer: bytes, at: int) -> tuple[int, int]:
     if more < 0x80:
         n = n & 0x7F | more << 7
         return (n >> 1) ^ -(n & 1), at + 2
+    last = buffer[at + 2]
+    if last < 0x80:
+        n = n & 0x7F | (more & 0x7F) << 7 | last << 14
+        return (n >> 1) ^ -(n & 1), at + 3
     n, at = _read_varint(buffer, at)
     return (n >> 1) ^ -(n & 1), at
 
 
 def _read_micros(buffer: bytes, at: int) -> tuple[int, int]:
     """A long that is mostly eight bytes, two at a time. Times of one run mostly lie in the same two minutes and share the upper four."""
-    upper = _UPPER_READ.get(buffer[at + 4 : at + 8]) or _upper_read(buffer[at + 4 : at + 8])
-    low, high = _PAIR_READ.get(buffer[at : at + 2]), _PAIR_READ.get(buffer[at + 2 : at + 4])
-    if upper is None or low is None or high is None or low & 1:
+    low, high, four = _eight(buffer, at)
+    upper = _UPPER_READ.get(four) or _upper_read(four)
+    n = upper | _PAIR_READ[high] << 14 | _PAIR_READ[low]
+    if n < 0 or n & 1:
         return _read_long(buffer, at)
-    return (upper | high << 14 | low) >> 1, at + 8
+    return n >> 1, at + 8
 
 
-_PAIR_READ: Final = {pair: n for n, pair in enumerate(PAIRS)}
-_END_READ: Final = {end: n for n, end in enumerate(_ENDS) if len(end) == 2}
-_UPPER_READ: Final[dict[bytes, int]] = {}
+_eight: Final = Struct("<HHI").unpack_from
+# By the two bytes, the first being the lower; -1 where they are no such pair.
+_PAIR_READ: Final = [-1] * (1 << 16)
+_END_READ: Final = [-1] * (1 << 16)
+for _n, (_pair, _end) in enumerate(zip(PAIRS, _ENDS, strict=True)):
+    _PAIR_READ[int.from_bytes(_pair, "little")] = _n
+    if len(_end) == 2:
+        _END_READ[int.from_bytes(_end, "little")] = _n
+_UPPER_READ: Final[dict[int, int]] = {}
 
 
-def _upper_read(piece: bytes) -> int | None:
-    """What the last four of eight bytes of a varint stand for; None when they do not end one."""
-    low, high = _PAIR_READ.get(piece[:2]), _END_READ.get(piece[2:])
-    if low is None or high is None:
-        return None
-    if len(_UPPER_READ) >= 4096:  # times that clients make up
-        _UPPER_READ.clear()
-    upper = _UPPER_READ[piece] = (high << 14 | low) << 28
+def _upper_read(four: int) -> int:
+    """What the last four of eight bytes of a varint stand for; negative when they do not end one."""
+    upper = _END_READ[four >> 16] << 42 | _PAIR_READ[four & 0xFFFF] << 28
+    if upper >= 0:
+        if len(_UPPER_READ) >= 4096:  # times that clients make up
+            _UPPER_READ.clear()
+        _UPPER_READ[four] = upper
     return upper
 
 
@@ -415,6 +427,22 @@ def _read_present_bytes(buffer: bytes, at: int) -> tuple[bytes, int]:
     if size < 0:
         raise ValueError("a negative length")
     return buffer[at : at + size], at + size
+
+
+_IDS_READ: Final[dict[str, tuple[bytes, tuple[ExternalId, ...]]]] = {}
+
+
+def _ids_of(profile_id: str, buffer: bytes, at: int) -> tuple[tuple[ExternalId, ...], int]:
+    """The ids of a profile, which are mostly what they were in its last event."""
+    known = _IDS_READ.get(profile_id)
+    if known is not None and buffer.startswith(known[0], at):
+        return known[1], at + len(known[0])
+    ids, end = _read_external_ids(buffer, at)
+    if len(_IDS_READ) >= 16_384:
+        _IDS_READ.clear()
+    if end - at <= 1_024:
+        _IDS_READ[profile_id] = buffer[at:end], ids
+    return ids, end
 
 
 def _read_external_ids(buffer: bytes, at: int) -> tuple[tuple[ExternalId, ...], int]:

@@ -26,6 +26,7 @@ from schemas.events import (
     encode_resolved,
     iso,
     materialize,
+    origin_of,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.text("ab", min_size=60, max_size=70)
@@ -155,6 +156,23 @@ def test_a_resolved_event_is_read_as_it_was_written(
     profile_id, origin, ids, event, context, fences = parts
     value = encode_resolved(profile_id, origin, ids, encode_event(event), context, fences)
     assert decode_resolved(value) == Resolved(profile_id, origin, tuple(ids), event, context, fences)
+
+
+def test_ids_are_those_of_each_event_whatever_its_profile_had_before() -> None:
+    one, two = ExternalId("user_id", "u1"), ExternalId("email", "a@b.c")
+    for ids in ((one,), (one, two), (), (two,), (one, two), (one, two)):
+        value = encode_resolved("p1", Origin(0, 0), ids, encode_event(EVENT))
+        assert decode_resolved(value).external_ids == ids
+
+
+@pytest.mark.parametrize("fences", [(), (Fence("p2", 1, 7),)])
+@pytest.mark.parametrize("origin", [Origin(0, 0), Origin(300, 70_000), Origin(1, 1 << 40)])
+def test_the_origin_is_told_without_reading_the_rest(origin: Origin, fences: tuple[Fence, ...]) -> None:
+    value = encode_resolved("Zoë" * 40, origin, (), encode_event(EVENT), fences=fences)
+    assert origin_of(value) == origin
+    for broken in (b"", value[:7], b"poison", EVENT_HEADER + value[5:]):
+        with pytest.raises(ValueError, match="not a resolved record"):
+            origin_of(broken)
 
 
 def test_a_resolved_event_of_the_first_version_is_read() -> None:
