@@ -65,7 +65,7 @@ async def supervise(
     tasks = [asyncio.create_task(keeper.run(), name=keeper.role.name) for keeper in keepers]
     stopped = asyncio.create_task(stop.wait())
     try:
-        all_ready = asyncio.gather(*(keeper.ready.wait() for keeper in keepers))
+        all_ready = asyncio.create_task(_all_ready(keepers))
         await _first(stopped, all_ready, *tasks)
         if all_ready.done():
             ready()
@@ -190,6 +190,11 @@ class _Keeper:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+async def _all_ready(keepers: Sequence["_Keeper"]) -> None:
+    for keeper in keepers:
+        await keeper.ready.wait()
 
 
 async def _first(*awaited: "asyncio.Future[Any]") -> None:

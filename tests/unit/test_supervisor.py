@@ -35,6 +35,9 @@ signal.signal(signal.SIGTERM, leave)
 if behaviour == "broken":
     note("broken")
     sys.exit(7)
+if behaviour == "slow":
+    note("begun")
+    signal.pause()
 note("ready")
 tie.sendall(b"ready\\n")
 while tie.recv(64):
@@ -66,7 +69,9 @@ class World:
         self.diary.touch()
         (folder / "role.py").write_text(ROLE)
         command = [sys.executable, "-c", SUPERVISOR, str(folder / "role.py"), str(self.diary), str(deadline), *roles]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self.complaints = folder / "stderr"
+        with self.complaints.open("w") as stderr:
+            self.process = subprocess.Popen(command, stderr=stderr)
 
     def lines(self) -> list[list[str]]:
         return [line.split() for line in self.diary.read_text().splitlines()]
@@ -106,6 +111,17 @@ def test_roles_stop_one_after_another_in_the_order_of_the_journey(tmp_path: Path
         "deliver asked",
         "deliver ended",
     ]
+
+
+def test_whoever_stops_it_before_it_is_ready_gets_no_complaint(tmp_path: Path) -> None:
+    world = World(tmp_path, "collect=slow")
+    world.until("collect begun")
+
+    world.process.terminate()
+
+    assert world.end() == 0
+    assert world.did() == ["collect begun", "before stop", "collect asked", "collect ended"]
+    assert "never retrieved" not in world.complaints.read_text()
 
 
 def test_roles_beside_each_other_stop_together(tmp_path: Path) -> None:
