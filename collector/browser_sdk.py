@@ -23,7 +23,7 @@ from collector.headers import cors, preflight
 from collector.sdk import UNKNOWN_KEY
 from schemas.errors import ConfigError
 
-REMEDY: Final = "put the files of dist/umd of the npm package @segment/analytics-next into it and start again"
+REMEDY: Final = "run `make browser-sdk`, or put the files of dist/umd of the npm package @segment/analytics-next into it, and start again"
 
 _ENTRY: Final = "standalone.js"
 _PLACEHOLDER: Final = b'"__WRITE_KEY__"'  # the package's own, for those who host it themselves
