@@ -24,7 +24,10 @@ EVENT: dict[str, Any] = {
     "j": '{"k": [1, 2]}',
     "at": "o.x.y",
 }
-REMOVED = object()
+
+
+class REMOVED:
+    """Stands for a key that is not there; its name, in those of tests, is the same in every process."""
 
 
 def made(directive: Any) -> Any:
