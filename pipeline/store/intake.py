@@ -14,7 +14,7 @@ from pipeline.graph import Graph, Move
 from pipeline.identity import Rules
 from pipeline.moving import movable
 from pipeline.parse import Parsed, Work
-from pipeline.store import accepted, barred, bulk, fences, schema, sightings, usage, windows
+from pipeline.store import accepted, barred, bulk, fences, partings, schema, sightings, usage, windows
 from pipeline.store.accepted import Applied, Row
 from pipeline.store.graph import load, merges_into, save
 from pipeline.store.moving import load_evidence, moves_of, save_moves
@@ -76,6 +76,7 @@ def apply(
     emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, made)
     if len(emissions) > len(rows):
         emissions = _with_left(connection, emissions, applied)
+    emissions = partings.behind(connection, emissions, applied, work.events)
     if again := barred.placeholders(connection, work, applied):
         emissions += [Emission(origin, profile, (), b"", value) for origin, profile, value in again]
         emissions.sort(key=lambda one: one.origin)

@@ -15,7 +15,7 @@ from pipeline.identity import Rules
 from pipeline.outcome import Known, Outcome, Seen, Terms, same_people, settle, still_disputed
 from pipeline.profile import Stamp
 from pipeline.split import Family
-from pipeline.store import accepted, bulk, schema, withdrawn
+from pipeline.store import accepted, bulk, partings, schema, withdrawn
 from pipeline.store.accepted import Row
 from pipeline.store.consent import recount
 from pipeline.store.graph import save
@@ -236,7 +236,8 @@ def _delete(connection: Connection, table: str, column: str, values: Iterable[st
 
 
 def _note(connection: Connection, known: Sequence[Known], at: int, version: int) -> None:
-    """What is still to be told of it, in the transaction that did it."""
+    """What is still to be told of it, and who waits for whom then, in the transaction that did it."""
+    partings.note(connection, [each for one in known for each in one.changes], at)
     for one in known:
         detail: dict[str, Any] = {}
         if one.changes:

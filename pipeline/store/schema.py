@@ -35,6 +35,7 @@ Books:
   positions    what the pipeline has applied to the database and emitted to `resolved`, per partition of `events`
   transformed  what functions of sources made of events that are applied and perhaps not emitted
   fences       the profiles that ids of such events were of before
+  partings     the profiles that ids were taken out of, for the next event of theirs in each partition of `events`
   intake       counters of the pipeline, in the transaction of the positions they belong to
   usage        events, bytes and a sketch of the users of each month and source
   destination_positions, destination_counts, destination_batches    the same for each destination and partition of `resolved`
@@ -361,6 +362,15 @@ fences: Final = Table(
     Column("partition", SmallInteger, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
     Column("profile", String, primary_key=True),
+)
+
+partings: Final = Table(
+    "partings",
+    metadata,
+    Column("profile", String, primary_key=True),
+    Column("partition", SmallInteger, primary_key=True),  # of `events`
+    Column("left_profile", String, primary_key=True),
+    Column("at", BigInteger, nullable=False),
 )
 
 intake: Final = Table(

@@ -16,7 +16,7 @@ from pipeline.changes import changes_of_split
 from pipeline.graph import Edge, Graph, Merge
 from pipeline.identity import Rules
 from pipeline.split import Change, Correction, Family, Split, cut, lift, undo
-from pipeline.store import bulk, schema
+from pipeline.store import bulk, partings, schema
 from pipeline.store.consent import note_differing, recount
 from pipeline.store.graph import load, read_profiles, save
 from schemas.changes import ProfileChange
@@ -120,7 +120,9 @@ def remerge(connection: Connection, split: str, rules: Rules, *, dry_run: bool =
     if not dry_run:
         note_differing(connection, family.profiles, change.added)
         _write(connection, change)
-        untold = [*_changes(detail), *changes_of_split(split, "remerged", at, family, change)]
+        changes = changes_of_split(split, "remerged", at, family, change)
+        partings.note(connection, changes, at)
+        untold = [*_changes(detail), *changes]
         detail["pending"] = [list(one) for one in (*known.pending, *told)]
         values = {"lifted_at": at, "detail": _detail(detail, untold)}
         connection.execute(update(table).where(table.c.id == split).values(values))
@@ -252,6 +254,8 @@ def _held(family: Family, split: str) -> Family:
 def _apart(connection: Connection, split: Split, change: Change, family: Family, *, write: bool) -> Done:
     if write:
         _write(connection, change)
+        changes = changes_of_split(split.id, "unmerged", split.at, family, change)
+        partings.note(connection, changes, split.at)
         connection.execute(
             insert(schema.splits).values(
                 id=split.id,
@@ -259,10 +263,7 @@ def _apart(connection: Connection, split: Split, change: Change, family: Family,
                 profile=split.profile,
                 other=split.other,
                 merge=split.merge,
-                detail=_detail(
-                    {"pending": [list(one) for one in split.pending], **split.detail},
-                    changes_of_split(split.id, "unmerged", split.at, family, change),
-                ),
+                detail=_detail({"pending": [list(one) for one in split.pending], **split.detail}, changes),
             )
         )
     return Done(split, change, family, split.pending)

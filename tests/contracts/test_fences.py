@@ -8,14 +8,15 @@ import orjson
 import pytest
 from sqlalchemy import Connection, select
 
+from pipeline.corrections import event_of
 from pipeline.identity import DEFAULT
 from pipeline.log import Batch, Record
 from pipeline.parse import Work, parse
-from pipeline.store import ledger, schema
+from pipeline.store import ledger, partings, schema, splits
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
 from pipeline.store.ledger import Progress, Row, Standing
-from schemas.events import Event, Fence, Origin, encode_event, encode_resolved
+from schemas.events import Event, ExternalId, Fence, Origin, encode_event, encode_resolved
 from tests.stores import prepare
 
 
@@ -117,3 +118,72 @@ def test_the_ledger_tells_how_far_a_destination_is_and_what_of_whom_is_outstandi
     write(database, 1, 5, listed(3, "dead", "eve"))
     standing = database.read_sync(lambda connection: ledger.standing(connection, "crm", [(0, "bob"), (1, "eve")]))
     assert standing == Standing({0: 9, 1: 5}, {(0, "bob"): 2})
+
+
+# ── Across a split ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def taken_apart(database: Database) -> tuple[str, str]:
+    """A laptop that was taken out of the phone's profile again, and the two profiles."""
+    emissions = applied(database, poll(PHONE, LAPTOP, LOGIN))
+    split = database.run_sync(lambda connection: splits.unmerge_ids(connection, A_PHONE, A_LAPTOP, DEFAULT).split)
+    assert split.profile == emissions[0].profile
+    return split.profile, split.other
+
+
+A_PHONE, A_LAPTOP = ExternalId("anonymous_id", "phone"), ExternalId("anonymous_id", "laptop")
+
+
+def test_after_a_split_the_first_event_waits_for_what_the_whole_had(database: Database) -> None:
+    whole, other = taken_apart(database)
+    phone, first, second = applied(database, poll(event(3, "phone"), event(4, "laptop"), event(5, "laptop")))
+    assert [(one.profile, one.left) for one in (phone, first, second)] == [(whole, ()), (other, [whole]), (other, ())]
+
+
+def test_what_waits_after_a_split_waits_for_the_same_after_a_crash(database: Database) -> None:
+    whole, _ = taken_apart(database)
+    applied(database, poll(event(3, "laptop")))
+    (again,) = applied(database, poll(event(3, "laptop")))
+    assert again.left == [whole]
+
+
+def test_each_partition_of_events_waits_once_since_another_member_may_emit_it(database: Database) -> None:
+    def of(partition: int, *records: Record) -> Work:
+        return parse([Batch("events", partition, records, records[-1].offset + 1)])
+
+    applied(database, of(1, event(10, "tablet")))
+    whole, _ = taken_apart(database)
+    (there,) = applied(database, of(1, event(11, "laptop")))
+    here, later = applied(database, poll(event(3, "laptop"), event(4, "laptop")))
+    assert [one.left for one in (there, here, later)] == [[whole], [whole], ()]
+
+
+def test_what_destinations_are_told_of_a_split_waits_too_and_stands_for_nobody_else(database: Database) -> None:
+    whole, other = taken_apart(database)
+    (told,) = database.read_sync(splits.pending)
+    ours = next(event_of(one, 6) for one in told.corrections if one.profile == other)
+    correction = Record(ours.key, encode_event(ours), 0, 3)
+    assert [one.left for one in applied(database, poll(correction, event(4, "laptop")))] == [[whole], [whole]]
+
+
+def test_a_profile_that_is_whole_again_waits_for_what_its_part_had(database: Database) -> None:
+    whole, other = taken_apart(database)
+    applied(database, poll(event(3, "laptop")))
+    (told,) = database.read_sync(splits.pending)
+    database.run_sync(lambda connection: splits.remerge(connection, told.name, DEFAULT))
+    first, second = applied(database, poll(event(4, "laptop"), event(5, "laptop")))
+    assert [(one.profile, one.left) for one in (first, second)] == [(whole, [other]), (whole, ())]
+
+
+def test_a_part_that_merges_before_it_sent_anything_waits_for_the_whole_as_well(database: Database) -> None:
+    whole, other = taken_apart(database)
+    tv, joined = applied(database, poll(event(3, "tv", "u2"), event(4, "laptop", "u2", "identify")))
+    assert joined.profile in (tv.profile, other)
+    assert whole in joined.left
+
+
+def test_what_nobody_waits_for_any_more_is_forgotten(database: Database) -> None:
+    taken_apart(database)
+    late = partings.KEPT + 2 * 10**18
+    database.run_sync(lambda connection: partings.note(connection, [], late))
+    assert database.read_sync(lambda connection: connection.execute(select(schema.partings)).all()) == []

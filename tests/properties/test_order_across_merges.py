@@ -1,11 +1,11 @@
-"""Order across merges: whoever applies, emits and delivers, and whatever crashes, a person's events reach a destination in the order in
-which they were applied, those of the profiles that became that person too."""
+"""Order across merges and splits: whoever applies, emits and delivers, and whatever crashes, a person's events reach a destination in the order in
+which they were applied, those of the profiles that became that person too, and those of the one that it was taken out of."""
 
 import asyncio
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
 from pipeline.delivery.engine import Limits, World, run_delivery
@@ -23,9 +23,11 @@ from pipeline.identity import DEFAULT
 from pipeline.log import Batch, Record, Subscription
 from pipeline.log.contract import Start
 from pipeline.parse import parse
-from pipeline.store import schema
+from pipeline.split import Split
+from pipeline.store import schema, splits
 from pipeline.store.intake import Emission, apply
 from schemas.config import FilterConfig
+from schemas.errors import Refused
 from schemas.events import Event, encode_event
 from schemas.topics import EVENTS, RESOLVED, partition_of
 from tests.unit.delivery_world import DeliveryWorld, MemoryLog, MemorySubscription
@@ -87,6 +89,11 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The latest merge that holds is undone."""
+
+
+@dataclass(frozen=True)
 class Settle:
     """Everything ends."""
 
@@ -120,6 +127,7 @@ steps = st.lists(
         st.builds(Crash, st.integers(0, 1), st.booleans()).map(lambda one: [one]),
         st.builds(Move, st.integers(0, PARTITIONS - 1), st.integers(0, 1)).map(lambda one: [one]),
         st.just([Settle()]),
+        st.just([Part()]),
     ),
     min_size=6,
     max_size=16,
@@ -261,18 +269,23 @@ class Model:
     broken: list[str] = field(default_factory=list)
     _people: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _devices: dict[str, int] = field(default_factory=dict)
-    _merged: int = 0
+    _merged: set[str] = field(default_factory=set)
 
-    def applied(self, message_id: str, step: Send, profile: str, merges: Sequence[tuple[str, str]]) -> None:
-        for survivor, absorbed in merges[self._merged :]:
-            self._people[survivor] += self._people.pop(absorbed, [])
-        self._merged = len(merges)
+    def applied(self, message_id: str, step: Send, profile: str, merges: Sequence[tuple[str, str, str]]) -> None:
+        for merge, survivor, absorbed in merges:
+            if merge not in self._merged:
+                self._people[survivor] += self._people.pop(absorbed, [])
+        self._merged.update(merge for merge, _, _ in merges)
         before = {one for one in self._people[profile] if self.together or self._devices[one] == step.device}
         self.before[message_id] = before
         self.left[message_id] = list(step.answers)
         if step.kind == "track":  # the others are filtered
             self._people[profile].append(message_id)
             self._devices[message_id] = step.device
+
+    def parted(self, profile: str, other: str) -> None:
+        """What comes of either side comes after what the whole had."""
+        self._people[other] = list(self._people[profile])
 
     @property
     def meant(self) -> set[str]:
@@ -341,9 +354,23 @@ class Deployment:
         profile = await worker.send(_event(message_id, number, step))
         table = schema.merges.c
         merges = await self.world.database.read(
-            lambda connection: connection.execute(select(table.survivor, table.absorbed).order_by(table.seq)).all()
+            lambda connection: connection.execute(
+                select(table.id, table.survivor, table.absorbed).order_by(table.seq)
+            ).all()
         )
-        self.model.applied(message_id, step, profile, [(one.survivor, one.absorbed) for one in merges])
+        self.model.applied(message_id, step, profile, [tuple(one) for one in merges])
+
+    async def part(self) -> None:
+        def undo(connection: Connection) -> Split | None:
+            merges = schema.merges.c
+            holding = select(merges.id).where(merges.undone_by.is_(None)).order_by(merges.seq.desc())
+            merge = connection.execute(holding.limit(1)).scalar()
+            return None if merge is None else splits.unmerge(connection, merge, DEFAULT).split
+
+        with suppress(Refused):  # nothing is left of one of the two
+            split = await self.world.database.run(undo)
+            if split is not None:
+                self.model.parted(split.profile, split.other)
 
     async def crash(self, step: Crash) -> None:
         process, other = PROCESSES[step.process], PROCESSES[1 - step.process]
@@ -381,6 +408,8 @@ class Deployment:
                         await self.crash(step)
                     case Move():
                         await self.move(step)
+                    case Part():
+                        await self.part()
                     case Settle():
                         await self.settle()
             assert (self.model.broken, self.model.settled) == ([], self.model.meant)
