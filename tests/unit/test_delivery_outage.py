@@ -163,6 +163,34 @@ async def test_while_two_sources_wait_each_has_half_of_the_rate(world: DeliveryW
 
 
 @simulated
+async def test_a_backlog_of_any_length_holds_up_nobody_where_its_source_has_a_destination_of_its_own(
+    world: DeliveryWorld,
+) -> None:
+    fresh: list[float] = []
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        fresh.extend(now() for one in batch if one["messageId"] == "fresh")
+        return [DELIVERED] * len(batch)
+
+    world.add(script, name="crm", sources=frozenset({"web"}))
+    limited(world, 10)
+    world.add(script, name="crm-import", sources=frozenset({"import"}))
+    limited(world, 10)
+    for number in range(2 * world.limits.records):
+        await world.emit(f"old {number}", f"old {number}", source="import")
+    await world.emit("fresh", "somebody", source="web")
+    world.start()
+    began = now()
+
+    async def met() -> bool:
+        return bool(fresh)
+
+    await world.until(met)
+    await world.crash()
+    assert fresh[0] - began < 1
+
+
+@simulated
 async def test_a_replay_and_the_live_flow_are_within_the_rate_together_and_the_live_flow_waits_for_nobody(
     world: DeliveryWorld,
 ) -> None:
