@@ -208,7 +208,7 @@ class Graph:
         self.news = self.left = None
         if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
             nodes, profile = known
-            at = event.timestamp if event.timestamp < event.received_at else event.received_at
+            at = event.timestamp if event.timestamp < event.received_at else event.received_at  # faster than min()
             self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules)
             if consent is not None:
                 _prefer(nodes[0], profile, consent, event, at)
@@ -267,20 +267,21 @@ class Graph:
         rules: Rules,
     ) -> None:
         """Lets the first node and the profile have an event, and links the nodes."""
-        first = nodes[0]
-        seen(first, at, event.source, event.message_id)
-        seen(profile, at, event.source, event.message_id)
+        first, source, message_id = nodes[0], event.source, event.message_id
+        seen(first, at, source, message_id)
+        seen(profile, at, source, message_id)
         if traits:
-            stamp = (at, event.received_at, event.message_id, event.source)
+            stamp = (at, event.received_at, message_id, source)
             write_traits(first.traits, traits, stamp)
             write_traits(profile.traits, traits, stamp)
         self.changed_nodes.add(first.key)
         self.changed_profiles.add(profile.id)
-        for other in nodes[1:]:
-            self._edge(first.key, other.key, event, at, rules.version)
-        if rules.moving:
+        if len(nodes) > 1:
             for other in nodes[1:]:
-                self._meet((first.key, other.key), rules)
+                self._edge(first.key, other.key, event, at, rules.version)
+            if rules.moving:
+                for other in nodes[1:]:
+                    self._meet((first.key, other.key), rules)
 
     def _resolve(
         self,

@@ -78,11 +78,12 @@ def _parse(origin: Origin, value: bytes, timestamp: int, enrich: Enrich, extract
         event = decode_event(value)
     except ValueError:
         return Refusal(origin, "", "", Reason.POISON_RECORD, timestamp * 1000, value)
-    if event.refused is not None:
-        return _refusal(origin, event, event.refused)
-    if "\0" in event.message_id or "\0" in event.source:
+    source, _, message_id, _, _, _, _, _, _, _, refused, _ = event
+    if refused is not None:
+        return _refusal(origin, event, refused)
+    if "\0" in message_id or "\0" in source:
         return _refusal(origin, event, Reason.BAD_REQUEST)
-    key = message_key(event.source, event.message_id)
+    key = message_key(source, message_id)
     try:
         if (ids := named(event)) is not None:
             return Parsed(origin, key, event, Found(ids, (), (), None), value, correction=True)
