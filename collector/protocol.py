@@ -274,9 +274,10 @@ class IngestProtocol(HttpToolsProtocol):
         return waited > limits.body_seconds or now - self._begun > limits.request_seconds
 
     def end_overdue(self) -> None:
-        """Who sends a part of a request and then nothing is told so; who sends nothing is left."""
+        """Who sends a part of a request and then nothing is told so; who sends nothing is left. With 503, after which all SDKs send
+        again: those for Python, PHP, Kotlin, C# and old phones give their events up after the 408 that would say the same."""
         if self._state in (_HEAD, _BODY):
-            self._break_off("the request took too long to arrive; send it again", status=408)
+            self._break_off("the request took too long to arrive; send it again", status=503)
         elif self._state == _LINGERING or self.flow.write_paused:
             self.transport.abort()
         else:
