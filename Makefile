@@ -25,7 +25,8 @@ run: $(READY)
 	@exec $(BIN)/millrace up $(ARGS)
 
 # A chosen part runs in one process, which starts at once.
-test: $(READY) kafka sdks check
+test: $(READY)
+	@$(MAKE) --no-print-directory -j3 kafka sdks check
 	$(BIN)/python -m pytest $(or $(ARGS),-n logical --maxprocesses 4 --dist worksteal)
 
 nightly: $(READY)
@@ -44,6 +45,9 @@ bench: $(READY) kafka
 
 reference: $(READY)
 	$(BIN)/python -m destinations.catalogue
+
+# Hundreds of processes of the tests would each compile everything anew, which is a third of their start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # ── Set-up ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
