@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from pipeline.profile import Traits
 from pipeline.store import bulk
+from pipeline.store.glances import Asking, Question, answered
 from schemas.events import ExternalId
 from schemas.exact_json import json_loads
 
@@ -132,13 +133,20 @@ class Found:
 def heads(connection: Connection, addresses: Collection[str]) -> dict[str, Head]:
     """Canonical profiles by the address they were asked for: an external id as `type:value` in its normal form, or a
     profile id, also one that was merged away. Those that are not known are left out."""
+    return answered(connection, asking_for_heads(addresses))
+
+
+def asking_for_heads(addresses: Collection[str]) -> Asking[dict[str, Head]]:
+    """The questions of `heads`."""
     wanted = sorted(set(addresses))
     found: dict[str, Head] = {}
     for sql, part in ((_BY_NODE, [a for a in wanted if ":" in a]), (_BY_ID, [a for a in wanted if ":" not in a])):
-        for address, *row in bulk.select(connection, sql, part):
-            found[address] = Head(*row)
+        if part:
+            for address, *row in (yield Question(sql, part)):
+                found[address] = Head(*row)
     absorbed = sorted({head.id for head in found.values() if head.merged_into is not None})
-    survivors = {start: Head(*row) for start, *row in bulk.select(connection, _SURVIVORS, absorbed)}
+    rows = (yield Question(_SURVIVORS, absorbed)) if absorbed else []
+    survivors = {start: Head(*row) for start, *row in rows}
     return {
         address: head if head.merged_into is None else survivors[head.id]
         for address, head in found.items()

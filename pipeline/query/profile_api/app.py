@@ -91,8 +91,9 @@ class ProfileApi:
         }
 
     async def close(self) -> None:
-        """Puts the last reads on record."""
+        """Puts the last reads on record, and lets go of the database."""
         await self.audit.close()
+        await self.look_ups.close()
 
     async def found(self, named: str, query: Mapping[str, str]) -> Head:
         """The profile at `type:value` or a profile id, in whichever collection, after the event that `after` names. Refused when

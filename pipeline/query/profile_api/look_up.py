@@ -6,11 +6,13 @@ from typing import Final
 
 from pipeline.store import erasures, profiles
 from pipeline.store.database import Database
+from pipeline.store.glances import Glances
 from pipeline.store.profiles import Head
 from schemas.errors import Refused
 
 MOST: Final = 500  # addresses in one read
 FEW: Final = 8  # are looked up on SQLite before a thread could begin
+READS: Final = 2  # under way at once on PostgreSQL: one that waits for a processor holds up only those that are with it
 
 
 class LookUps:
@@ -18,17 +20,23 @@ class LookUps:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._glances = Glances(database) if database.postgres else None
         self._asked: list[tuple[Sequence[str], asyncio.Future[dict[str, Head]]]] = []
-        self._reader: asyncio.Task[None] | None = None
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Ends what is open."""
+        if self._glances is not None:
+            await self._glances.close()
 
     async def find(self, addresses: Sequence[str]) -> dict[str, Head]:
         """Canonical profiles by address, as `store.profiles.heads` finds them. Unavailable when the database cannot be asked."""
-        if not self._database.postgres and len(addresses) <= FEW:
+        if self._glances is None and len(addresses) <= FEW:
             return await self._database.glance(lambda connection: profiles.heads(connection, addresses))
         answer: asyncio.Future[dict[str, Head]] = asyncio.get_running_loop().create_future()
         self._asked.append((addresses, answer))
-        if self._reader is None:
-            self._reader = asyncio.ensure_future(self._read())
+        if len(self._readers) < (1 if self._glances is None else READS):
+            self._readers.add(asyncio.ensure_future(self._read()))
         return await answer
 
     async def one(self, address: str) -> Head:
@@ -45,8 +53,8 @@ class LookUps:
         try:
             while self._asked:
                 await self._read_some()
-        finally:
-            self._reader = None
+        finally:  # at once, so that whoever asks next does not take this for a reader
+            self._readers = {one for one in self._readers if one is not asyncio.current_task()}
 
     async def _read_some(self) -> None:
         taken, size = [], 0
@@ -55,8 +63,7 @@ class LookUps:
             size += len(taken[-1][0])
         wanted = [one for addresses, _ in taken for one in addresses]
         try:
-            look = self._database.glance if self._database.postgres else self._database.read
-            found = await look(lambda connection: profiles.heads(connection, wanted))
+            found = await self._heads(wanted)
         except BaseException as error:
             for _, answer in taken:
                 if not answer.done():
@@ -67,6 +74,11 @@ class LookUps:
         for _, answer in taken:
             if not answer.done():
                 answer.set_result(found)
+
+    async def _heads(self, wanted: Sequence[str]) -> dict[str, Head]:
+        if self._glances is None:
+            return await self._database.read(lambda connection: profiles.heads(connection, wanted))
+        return await self._glances.answer(lambda: profiles.asking_for_heads(wanted))
 
 
 def not_found() -> Refused:
