@@ -134,7 +134,7 @@ def _accept_plain_single(
     rows, left, size = plain_drafts(
         (plain,), (body,), (len(body),), True, True, kind, None, source, received_at, channel, ip, new_id
     )
-    return None if left else Accepted(source, Drafts(cast(list[Draft], rows), size), {source: 1}, _NONE_REFUSED)
+    return None if left else Accepted(source, Drafts(rows, size), {source: 1}, _NONE_REFUSED)
 
 
 def _drafts(rows: list[Draft]) -> Drafts:
@@ -206,7 +206,7 @@ def _nested_too_deeply() -> Refused:
 def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Request) -> Accepted:
     """A batch of one source that adds nothing to its events, as nearly all are."""
     events = envelope.batch if len(envelope.batch) <= EVENTS_LIMIT else envelope.batch[:EVENTS_LIMIT]
-    bodies = cast(Sequence[Piece], events)
+    bodies = cast("Sequence[Piece]", events)
     ascii_only = b"\\" not in body and body.isascii()
     sizes = list(map(len, events))
     longest = max(sizes, default=0)
@@ -225,16 +225,17 @@ def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Requ
         ip if channel == "client" else None,
         new_id,
     )
-    if left == 0 and len(events) == len(envelope.batch):
+    if not left and len(events) == len(envelope.batch):
         accepted = {source: len(rows)} if rows else {}
-        return Accepted(source, Drafts(cast(list[Draft], rows), size), accepted, _NONE_REFUSED)
+        return Accepted(source, Drafts(rows, size), accepted, _NONE_REFUSED)
     taker, sent_at = _Taker(source, request), parse_time(envelope.sent_at)
-    for row, event in zip(rows, events, strict=True):
-        if row is None:
+    quick, slow = iter(rows), set(left)
+    for number, event in enumerate(events):
+        if number in slow:
             own = bytes(event)
             taker.take(item := _item(own), item.type, own, sent_at)
         else:
-            taker.rows.append(row)
+            taker.rows.append(next(quick))
             taker.accepted += 1
     for raw in envelope.batch[EVENTS_LIMIT:]:
         own = bytes(raw)

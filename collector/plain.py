@@ -12,13 +12,11 @@ from typing import Any, Final
 
 from collector.item import DEPTH_LIMIT, EVENT_LIMIT, Plain, is_nested_too_deeply
 from collector.rules import CONSENT_EVENT
-from collector.timestamps import MILLIS, event_time, parse_time
+from collector.timestamps import LEAD, MILLIS, TAIL, event_time, parse_time
 from pipeline.log.contract import Draft, Piece
 from schemas import events
 
 _OTHERS: Final = frozenset({"identify", "page", "screen"})
-_TAIL: Final = slice(20, None)  # of a time's text, behind the point
-_LEAD: Final = slice(20)
 _DOUBLED: Final = {tail: micros << 1 for tail, micros in MILLIS.items()}
 _UNREAD: Final = object()
 
@@ -44,14 +42,20 @@ def _caller(channel: str, ip: str | None) -> str:
     return _text(events.event_tail(0, channel, ip)[1:])  # behind the time, which is one byte for zero
 
 
-@lru_cache(maxsize=4096)
+_UPPERS: Final[dict[int, str]] = {}
+
+
 def _upper(upper: int) -> str:
-    return _text(events.upper_micros(upper))
+    """The end of a time, given its double without the lower 28 bits; empty where it takes more or fewer than four bytes."""
+    if len(_UPPERS) >= 4096:  # times that clients make up
+        _UPPERS.clear()
+    piece = _UPPERS[upper] = _text(events.upper_micros(upper))
+    return piece
 
 
 def _time(doubled: int) -> str:
     """A time, given its double: written fourteen bits at a time, the upper ones shared with the times near it."""
-    upper, low = _upper(doubled >> 28), doubled & _LOWER
+    upper, low = _UPPERS.get(doubled >> 28) or _upper(doubled >> 28), doubled & _LOWER
     return f"{_PAIRS[low & 0x3FFF]}{_PAIRS[low >> 14]}{upper}" if upper else _text(events.micros(doubled >> 1))
 
 
@@ -71,17 +75,17 @@ def plain_drafts(
     channel: str,
     ip: str | None,
     new_id: Callable[[], str],
-) -> tuple[list[Draft | None], int, int]:
-    """The records of events, each given decoded and as bytes; how many of them are None, since the general way has to decide about
-    those; and the bytes of the others.
+) -> tuple[list[Draft], list[int], int]:
+    """The records of events, each given decoded and as bytes; which of these are left out, by number, since the general way has to decide
+    about those; and the bytes of the records.
 
     A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `ascii_only` promises that no id holds
     anything else, `unusual` leaves size and nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
     microseconds."""
     stamp = received_at // 1000
-    rows: list[Draft | None] = []
-    add = rows.append
-    left, total = 0, sum(sizes)
+    rows: list[Draft] = []
+    left: list[int] = []
+    total, several = sum(sizes), len(sizes) > 1
     said: Any = _UNREAD  # of sentAt, by the event before
     sent_at: int | None = None
     end = sent_tail = f"{_time(received_at << 1)}{_caller(channel, ip)}"
@@ -91,8 +95,7 @@ def plain_drafts(
     key = b""
     for plain, body, size in zip(plains, bodies, sizes, strict=False):
         if plain is None:
-            add(None)
-            left += 1
+            left.append(len(rows) + len(left))
             total -= size
             continue
         name, anonymous_id, user_id = kind or plain.type, plain.anonymous_id, plain.user_id
@@ -102,8 +105,7 @@ def plain_drafts(
             or (anonymous_id is not None and anonymous_id.isspace())
             or (unusual and (size > EVENT_LIMIT or is_nested_too_deeply(bytes(body))))
         ):
-            add(None)
-            left += 1
+            left.append(len(rows) + len(left))
             total -= size
             continue
 
@@ -135,17 +137,17 @@ def plain_drafts(
 
         # The time: mostly of the same second as the one before.
         text = plain.timestamp or plain.original_timestamp or ""
-        millis = _DOUBLED.get(text[_TAIL])
-        if millis is not None and text[_LEAD] == second and (low := lower + millis) <= _LOWER:
+        millis = _DOUBLED.get(text[TAIL])
+        if millis is not None and text[LEAD] == second and (low := lower + millis) <= _LOWER:
             time = f"{_PAIRS[low & 0x3FFF]}{_PAIRS[low >> 14]}{upper}"
         else:
             original = parse_time(text)
             doubled = event_time(original, sent_at, received_at) << 1
             time = _time(doubled)
-            if original is not None and millis is not None and text[19] == ".":
+            if several and original is not None and millis is not None and text[19] == ".":
                 # Within a second, and far from the ends of the calendar, times differ as their texts do.
                 doubled -= millis
-                second, lower, upper = text[_LEAD], doubled & _LOWER, _upper(doubled >> 28)
+                second, lower, upper = text[LEAD], doubled & _LOWER, _upper(doubled >> 28)
                 if not upper:
                     second = ""
 
@@ -154,7 +156,7 @@ def plain_drafts(
         pieces = f"{head}{_SIZES[len(message_id)]}{message_id}{anonymous_size}{anonymous_id}{user_size}{user_id}{time}{sent_tail}{_SIZES[size]}"
         value = pieces.encode("latin-1")
         total += len(key) + len(value)
-        add((key, value, body, stamp))
+        rows.append((key, value, body, stamp))
     return rows, left, total
 
 

@@ -18,12 +18,15 @@ def parse_time(text: Any) -> int | None:
     None for everything else, and for times outside the years 1 to 9999."""
     if type(text) is not str:
         return None
-    second, millis = _SECONDS.get(text[:20]), MILLIS.get(text[20:])
+    second, millis = _SECONDS.get(text[LEAD]), MILLIS.get(text[TAIL])
     if second is not None and millis is not None:  # what nearly all SDKs send
         return second + millis
     return _parse_any(text) if millis is None else _parse_new_second(text)
 
 
+LEAD: Final = slice(20)
+TAIL: Final = slice(20, None)
+"""Of such a time, what stands before and behind the end of the point. Making a slice anew takes as long as cutting the text."""
 MILLIS: Final = {f"{number:03d}Z": number * 1000 for number in range(1000)}
 """The end of such a time, after the point, in microseconds."""
 _SECONDS: Final[dict[str, int]] = {}  # the beginning, up to and with the point: events of a batch mostly share theirs

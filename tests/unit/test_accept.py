@@ -18,7 +18,7 @@ from collector.ids import MessageIds
 from collector.item import EVENT_LIMIT
 from collector.routes import ROUTES
 from collector.timestamps import event_time, parse_time
-from pipeline.log.contract import Drafts
+from pipeline.log.contract import Draft, Drafts
 from schemas.errors import Refused
 from schemas.events import Event, Origin, Resolved, decode_event, iso, materialize
 from schemas.reasons import REMEDIES, Reason
@@ -725,9 +725,9 @@ def test_text_that_no_database_holds_is_mended(text: str) -> None:
         assert materialize(Resolved("p", Origin(0, 0), (), event))["event"].startswith("A\ufffd")
 
 
-def none_is_plain(plains: Any, bodies: Any, *_: Any) -> tuple[list[None], int, int]:
+def none_is_plain(plains: Any, bodies: Any, *_: Any) -> tuple[list[Draft], list[int], int]:
     """What stands in for the quick way, so that the general one has to look at everything."""
-    return [None for _ in bodies], len(bodies), 0
+    return [], list(range(len(bodies))), 0
 
 
 def test_an_event_in_order_is_taken_in_the_same_way_whichever_way_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
