@@ -32,7 +32,7 @@ def decompress(wire: bytes, encoding: bytes) -> bytes:
         if decode is None:
             raise Refused(
                 "unsupported_encoding",
-                f"Content-Encoding {name.decode('latin-1')!r} is not supported; use gzip, deflate, br, zstd or none",
+                f"Content-Encoding {name[:40].decode('latin-1')!r} is not supported; use gzip, deflate, br, zstd or none",
             )
         try:
             wire = decode(wire)

@@ -26,6 +26,8 @@ class Counts:
     """Events in the log that proceed, by source."""
     refused: defaultdict[tuple[str, str], int] = field(default_factory=_pairs)
     """Events in the log that do not, by source and reason."""
+    turned_away: defaultdict[tuple[str, str], int] = field(default_factory=_pairs)
+    """Requests of which nothing was kept, by source and reason: the client's faults only."""
     bytes: defaultdict[str, int] = field(default_factory=_zeroes)
     """Bytes of request bodies as they came over the wire, by source."""
     disconnected: int = 0

@@ -33,6 +33,7 @@ SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another o
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
 GATHER_SECONDS: Final = 0.001  # for as many requests as last time; a timer of the loop takes up to twice that
 SLOW_RETRY: Final = 5.0
+CALM: Final = 600_000_000  # microseconds without a refusal after which another one is news
 _SLOW: Final = "the event log is slow; send again"
 
 
@@ -96,6 +97,7 @@ class Intake:
         self._new_id = new_id or MessageIds()
         self._append_timeout = append_timeout
         self._max_in_flight_bytes = max_in_flight_bytes
+        self._refusing: dict[tuple[str, str], int] = {}  # when a source was last refused for a reason
         self._gathering: deque[_Group] = deque()
         self._appending: dict[_Group, None] = {}  # in the order they began
         self._tasks: set[asyncio.Task[None]] = set()
@@ -273,7 +275,13 @@ class Intake:
     # ── Answers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def refuse(self, exchange: Exchange, refused: Refused) -> None:
-        """Answers a request that is wrong as a whole."""
+        """Answers a request that is wrong as a whole. Nothing of it is in the books, so the log says when such requests begin to
+        come: many SDKs tell nobody."""
+        kind, now = (exchange.source, refused.code), self._clock()
+        self.counts.turned_away[kind] += 1
+        if now - self._refusing.get(kind, -CALM) >= CALM:
+            log.warning("requests refused", source=exchange.source, code=refused.code, reason=refused.message)
+        self._refusing[kind] = now
         after = refused.after if isinstance(refused, RateLimited) else None
         self._answer(exchange, refused.status, error_body(refused.code, refused.message), after)
         self.release(exchange)

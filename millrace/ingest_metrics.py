@@ -28,6 +28,13 @@ def ingest_metrics(collector: Collector) -> Iterable[Metric]:
     )
     for (source, reason), number in sorted(counts.refused.items()):
         refused.add_metric((source, reason), number)
+    turned_away = CounterMetricFamily(
+        "millrace_collector_refused_requests",
+        "Requests of which nothing was kept, for the client's faults, by source and reason.",
+        labels=("source", "reason"),
+    )
+    for (source, reason), number in sorted(counts.turned_away.items()):
+        turned_away.add_metric((source, reason), number)
     received = CounterMetricFamily(
         "millrace_collector_received_bytes", "Request bodies as they came over the wire, by source.", labels=("source",)
     )
@@ -41,4 +48,4 @@ def ingest_metrics(collector: Collector) -> Iterable[Metric]:
     in_flight = GaugeMetricFamily(
         "millrace_collector_in_flight_bytes", "Bytes received and not yet answered for.", collector.in_flight_bytes
     )
-    return (requests, accepted, refused, received, disconnected, in_flight)
+    return (requests, accepted, refused, turned_away, received, disconnected, in_flight)

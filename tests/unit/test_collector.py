@@ -13,10 +13,12 @@ from typing import Any
 import brotli
 import pytest
 import zstandard
+from structlog.testing import capture_logs
 
 from collector.app import Collector, Message, Scope, create_collector
 from collector.body import BODY_LIMIT
 from collector.headers import KeepIp
+from collector.intake import CALM
 from collector.sources import Policy
 from pipeline.log.contract import Batch, Record, Start, Subscription
 from schemas.errors import Unavailable
@@ -286,6 +288,29 @@ async def test_an_error_can_be_read_by_every_sdk_and_by_the_browser(
         "vary": "Origin",
         "access-control-expose-headers": "Retry-After, X-RateLimit-Reset",
     }
+
+
+async def test_requests_that_are_refused_are_said_when_they_begin_and_counted(log: RecordingLog) -> None:
+    now = NOW
+    app = create_collector(log=log, sources={"wk": "web"}, clock=lambda: now)
+
+    async def refused(key: str, count: int) -> None:
+        for _ in range(count):
+            assert (await call(app, "POST", "/v1/track", b"{", {"authorization": f"Basic {key}"})).status == 400
+
+    with capture_logs() as lines:
+        await refused("bm86", 3)
+        await refused("d2s6", 2)
+        now += CALM - 1
+        await refused("bm86", 1)
+        now += CALM
+        await refused("bm86", 1)
+    assert [(line["event"], line["source"], line["code"]) for line in lines] == [
+        ("requests refused", "", "unknown_source"),
+        ("requests refused", "web", "invalid_request"),
+        ("requests refused", "", "unknown_source"),
+    ]
+    assert app.counts.turned_away == {("", "unknown_source"): 5, ("web", "invalid_request"): 2}
 
 
 async def test_a_single_call_that_is_too_large_is_an_error_though_the_log_keeps_it(
