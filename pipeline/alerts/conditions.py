@@ -96,14 +96,14 @@ def _rate(name: str, look: Look, least: float | None) -> Iterator[Condition]:
 
 
 def _share(name: str, look: Look, span: int) -> float | None:
-    delivered, dead = (grown(look.samples.get(f"{kind}:{name}", ()), look.at, span) for kind in ("delivered", "dead"))
+    delivered, dead = (seen(look.samples.get(f"{kind}:{name}", ()), look.at, span) for kind in ("delivered", "dead"))
     if delivered is None or dead is None or delivered + dead < FEW:
         return None
     return delivered / (delivered + dead)
 
 
 def _dead(name: str, look: Look, most: int | None) -> Iterator[Condition]:
-    dead = grown(look.samples.get(f"dead:{name}", ()), look.at, HOUR)
+    dead = seen(look.samples.get(f"dead:{name}", ()), look.at, HOUR)
     if most is None or dead is None:
         return
     yield Condition(
@@ -150,3 +150,9 @@ def grown(samples: Sequence[tuple[int, int]], now: int, span: int) -> int | None
     """By how much a counter grew in the last `span`; None when it has not been watched for that long."""
     start = bisect_right(samples, (now - span, 1 << 63)) - 1
     return None if start < 0 else samples[-1][1] - samples[start][1]
+
+
+def seen(samples: Sequence[tuple[int, int]], now: int, span: int) -> int | None:
+    """The same since it is watched, where that is not as long ago: an outage in the first hour is one. None when it is not watched."""
+    start = max(0, bisect_right(samples, (now - span, 1 << 63)) - 1)
+    return samples[-1][1] - samples[start][1] if samples else None

@@ -136,7 +136,7 @@ def _decide(
             if row.destination in destinations
         },
         oldest=_earlier(snapshot.oldest, unread),
-        samples=store.sample(connection, _counters(snapshot), now),
+        samples=store.sample(connection, _counters(snapshot, destinations), now),
         off=off,
     )
     known = store.alerts(connection)
@@ -151,8 +151,9 @@ def _earlier(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
     return {name: min(one[name] for one in (a, b) if name in one) for name in a.keys() | b.keys()}
 
 
-def _counters(snapshot: Books) -> dict[str, int]:
-    counters: dict[str, int] = {}
+def _counters(snapshot: Books, destinations: Collection[str]) -> dict[str, int]:
+    """Nothing counts as none, so that the first that comes is seen to come."""
+    counters = {f"{kind}:{name}": 0 for name in destinations for kind in ("delivered", "dead")}
     for source, intake in snapshot.intake.items():
         counters[f"accepted:{source}"] = intake.accepted
     for (name, _), settled in snapshot.settled.items():

@@ -25,6 +25,7 @@ from pipeline.log import Log, open_log
 from pipeline.store import alerts as store
 from pipeline.store import ledger
 from pipeline.store.database import Database
+from pipeline.store.ledger import Counts, Progress
 from schemas.config import EmailChannel, SlackChannel, WebhookChannel
 from schemas.errors import Unavailable
 from schemas.notices import Notice
@@ -229,3 +230,19 @@ async def test_of_two_watches_one_speaks(watched: Watched) -> None:
         while watched.looks < looks + 10:
             await asyncio.sleep(0.01)
     assert watched.heard == ["firing destination crm stopped"]
+
+
+async def test_the_first_dead_letter_that_there_ever_was_is_told(watched: Watched) -> None:
+    async with watched.running():
+        async with asyncio.timeout(20):
+            while watched.looks < 3:  # with nothing to look at
+                await asyncio.sleep(0.01)
+        watched.database.run_sync(_die)
+        await watched.hears("firing destination crm dead letters")
+
+
+def _die(connection: Connection) -> None:
+    (owned,) = ledger.claim(connection, "crm", [0], 1).values()
+    counts = {"web": Counts(0, 0, 1)}
+    progress = Progress(0, owned.epoch, 0, {}, None, counts, (), (), owned.writes)
+    assert ledger.record(connection, "crm", 1, [progress]) == frozenset()

@@ -53,7 +53,13 @@ def test_a_low_rate_speaks_while_both_the_hour_and_the_last_minutes_are_low():
 def test_dead_letters_of_the_last_hour_are_counted_not_those_before():
     assert wrong(crm(dead=[(2 * HOUR, 0), (HOUR, 7), (0, 8)])) == ["destination crm dead letters"]
     assert wrong(crm(dead=[(2 * HOUR, 0), (HOUR, 7), (0, 7)])) == []
-    assert wrong(crm(dead=[(MINUTE, 0), (0, 8)])) == []  # not watched for an hour yet
+
+
+def test_the_first_hour_is_no_excuse():
+    assert wrong(crm(dead=[(MINUTE, 0), (0, 8)])) == ["destination crm dead letters"]
+    bad = crm(delivered=[(MINUTE, 0), (0, 10)], dead=[(MINUTE, 0), (0, 20)])
+    assert wrong(bad) == ["destination crm delivery rate", "destination crm dead letters"]
+    assert wrong(crm(dead=[(0, 8)])) == []  # they may be of any time
 
 
 def test_an_event_that_waits_too_long_is_a_lag():
