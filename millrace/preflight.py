@@ -8,13 +8,12 @@ from destinations.contract import Row
 from millrace.settings import Settings, functions_folder
 from millrace.wiring import mounted, open_log
 from pipeline.delivery import redaction
-from pipeline.delivery.decide import Unreadable, decode
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.preflight import Difference, Effect, Made, Pair, Tally, compare, rehearsal
 from pipeline.functions.installed import Functions
 from pipeline.functions.runner import code_of
-from pipeline.log import Record
 from schemas.config import FunctionConfig
+from schemas.events import decode_resolved
 from schemas.exact_json import json_loads
 
 
@@ -66,11 +65,12 @@ async def run(
 async def rehearsed(settings: Settings, name: str, record: bytes) -> dict[str, Any]:
     """What a destination would send of a record of `resolved` now: `requests`, secrets struck out, or the `reason` why there is none."""
     destination = next((one for one in mounted(settings) if one.name == name), None)
-    decoded = decode(Record(b"", record, 0))
     if destination is None:
         return {"requests": [], "reason": f"no destination is called {name} in this configuration"}
-    if isinstance(decoded, Unreadable):
-        return {"requests": [], "reason": decoded.reason}
+    try:
+        decoded = decode_resolved(record)
+    except ValueError as error:
+        return {"requests": [], "reason": str(error)}
     async with rehearsal(destination, _functions(settings)) as make:
         made = await make(decoded)
     side = _side(made, secrets_of(settings))
