@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -83,9 +84,12 @@ class Case:
 
     def rules(self, number: int) -> Rules:
         """In force for the event of a number."""
-        if self.change is not None and number >= self.change[0]:
-            return Rules(self.change[1], 2)
-        return Rules(self.config)
+        return self._rules[self.change is not None and number >= self.change[0]]
+
+    @cached_property
+    def _rules(self) -> tuple[Rules, Rules]:
+        """Before and after the change: what is compiled for them is found again by their identity."""
+        return Rules(self.config), Rules(self.change[1] if self.change else self.config, 2)
 
 
 class State(NamedTuple):

@@ -243,7 +243,7 @@ def bring(url: str, half: int, partition: int, barrier: Barrier) -> None:
     database = Database(url, threads=1)
     offset = 0
     for number, case in ALTERNATING.items():
-        rules = Rules(case.config)
+        rules = case.rules(0)
         barrier.wait(30)
         for one in events(case, f"q{number}.")[half::2]:
             put(database, partition, offset, [one], rules)
@@ -261,7 +261,7 @@ def orders(case: Case, name: str) -> list[People]:
 def race(store: Store, case: Case, name: str) -> State:
     """The events of a case by turns in two partitions, by a thread each."""
     found = events(case, name)
-    at_once(store, [found[0::2], found[1::2]], Rules(case.config))
+    at_once(store, [found[0::2], found[1::2]], case.rules(0))
     return store.state(name)
 
 

@@ -43,7 +43,7 @@ def test_ids_of_their_latest_owners_by_two_writers_come_to_what_some_order_of_th
             found = events(case, name)
             at_once(store, [found[0::2], found[1::2]], case.rules(0))
             assert people(store.state(name)) in orders(case, name), title
-    assert differences(store, Rules(case.config)) == []
+    assert differences(store, case.rules(0)) == []
 
 
 def differences(store: Store, rules: Rules) -> list[Any]:  # noqa: F811

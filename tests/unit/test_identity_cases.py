@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract import Extract
+from pipeline.extract import extractor
 from pipeline.graph import Graph
 from pipeline.profile import message_key, values
 from schemas.events import Event
@@ -27,7 +27,7 @@ def resolved(case: Case, order: Sequence[Event]) -> Graph:
     graph, seen = Graph(), set()
     for number, event in enumerate(order):
         rules, key = case.rules(number), message_key(event.source, event.message_id)
-        found = Extract(rules)(event)
+        found = extractor(rules)(event)
         assert not isinstance(found, Reason)
         if key not in seen:
             seen.add(key)
