@@ -94,17 +94,13 @@ def unclaim(connection: Connection, graph: Graph) -> None:
         bulk.select(connection, _UNCLAIM, sorted(key for key, node in graph.nodes.items() if node.profile is None))
 
 
-def placeholders(connection: Connection, work: Work, applied: Mapping[int, int]) -> list[tuple[Origin, str, bytes]]:
-    """Records below the applied position whose person was deleted before it was known that they were emitted: origin, the
+def placeholders(
+    connection: Connection, events: Iterable[Parsed], refusals: Iterable[Refusal]
+) -> list[tuple[Origin, str, bytes]]:
+    """Of records below the applied position those whose person was deleted before it was known that they were emitted: origin, the
     profile that they were emitted to, and what stands for them. Without them the books of destinations would lack an event."""
     spans: dict[int, list[int]] = {}
-    known: dict[Origin, Event] = {}
-    for parsed in work.events:
-        if parsed.origin.offset < applied[parsed.origin.partition]:
-            known[parsed.origin] = parsed.event
-    for refusal in work.refusals:
-        if refusal.origin.offset < applied[refusal.origin.partition]:
-            known[refusal.origin] = _event(refusal)
+    known = {one.origin: one.event for one in events} | {one.origin: _event(one) for one in refusals}
     for partition, offset in known:
         spans.setdefault(partition, []).append(offset)
     found = []

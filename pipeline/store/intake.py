@@ -13,7 +13,7 @@ from pipeline.corrections import filled
 from pipeline.graph import Graph, Move
 from pipeline.identity import Rules
 from pipeline.moving import movable
-from pipeline.parse import Parsed, Work
+from pipeline.parse import Parsed, Refusal, Work
 from pipeline.store import accepted, barred, bulk, fences, partings, schema, sightings, usage, windows
 from pipeline.store.accepted import Applied, Row
 from pipeline.store.graph import load, merges_into, save
@@ -64,23 +64,22 @@ def apply(
     order: the present (µs), unless they are recorded ones."""
     applied = _lock_positions(connection, work, emitted)
     seen = accepted.find(connection, [one.key for one in work.events])
-    named = {one for parsed in work.events for one in parsed.found.ids}
-    named.update(one for parsed in work.events for one in parsed.found.accounts)
+    again, named = _read_through(work.events, applied)
     graph = load(connection, map(str, named))
     load_evidence(connection, graph, movable(work.events, graph, rules), rules)
     windows.complete(connection, graph, rules.windowed)
     graph.seq = time.time_ns() // 1000 if seq is None else seq
     held = barred.bar(connection, work, applied, rules)
     work = held.work
-    made = _made_again(connection, work, applied, seen, graph)
+    made = _made_again(connection, [one for one in again if one.key in seen], seen, graph)
     emissions, rows, counts, used = _resolve(work, applied, seen, graph, rules, made)
     if len(emissions) > len(rows):
         emissions = _with_left(connection, emissions, applied)
     emissions = partings.behind(connection, emissions, applied, work.events)
-    if again := barred.placeholders(connection, work, applied):
-        emissions += [Emission(origin, profile, (), b"", value) for origin, profile, value in again]
+    refusals, refused_again = _parted(work.refusals, applied)
+    if gone := barred.placeholders(connection, again, refused_again):
+        emissions += [Emission(origin, profile, (), b"", value) for origin, profile, value in gone]
         emissions.sort(key=lambda one: one.origin)
-    refusals = [one for one in work.refusals if one.origin.offset >= applied[one.origin.partition]]
     for refusal in refusals:
         counts[refusal.source, refusal.origin.partition, "refused"] += 1
     save_moves(connection, graph)
@@ -106,6 +105,29 @@ def apply(
     )
     accepted.insert(connection, rows)
     return emissions
+
+
+def _read_through(events: Iterable[Parsed], applied: Mapping[int, int]) -> tuple[list[Parsed], set[ExternalId]]:
+    """Events that were applied before, and the identifiers of all."""
+    again: list[Parsed] = []
+    named: set[ExternalId] = set()
+    for parsed in events:
+        (partition, offset), _, _, found, _, _, _ = parsed
+        named.update(found[0])
+        if found[1]:
+            named.update(found[1])
+        if offset < applied[partition]:
+            again.append(parsed)
+    return again, named
+
+
+def _parted(refusals: Iterable[Refusal], applied: Mapping[int, int]) -> tuple[list[Refusal], list[Refusal]]:
+    """Those that are new, and those that were there before."""
+    fresh: list[Refusal] = []
+    again: list[Refusal] = []
+    for one in refusals:
+        (fresh if one.origin.offset >= applied[one.origin.partition] else again).append(one)
+    return fresh, again
 
 
 def _greatest(connection: Connection) -> str:
@@ -197,11 +219,10 @@ def _resolve(
                 if graph.news.moved:
                     rows = _with_heirs(rows, graph.news.moved)
                 changes = changes_of(event, key, graph.news)
-            received_at = event.received_at
-            at = event.timestamp if event.timestamp < received_at else received_at
-            used[month_of(received_at), event.source, partition].add(
-                len(event.body), event.user_id or event.anonymous_id
-            )
+            source, _, _, anonymous_id, user_id, at, _, received_at, _, _, _, body = event
+            if at > received_at:
+                at = received_at
+            used[month_of(received_at), source, partition].add(len(body), user_id or anonymous_id)
         fallback = b""
         if not profile:
             counts[event.source, partition, "unresolved"] += 1
@@ -220,11 +241,8 @@ def _with_heirs(rows: Sequence[Row], moved: Iterable[Move]) -> list[Row]:
     return [row._replace(node=heirs[row.node]) if row.node in heirs else row for row in rows] if heirs else [*rows]
 
 
-def _made_again(
-    connection: Connection, work: Work, applied: Mapping[int, int], seen: Mapping[bytes, Applied], graph: Graph
-) -> Made:
-    """The merges and moves that events of this poll may have made when they were applied before. After a crash only."""
-    again = [one for one in work.events if one.origin.offset < applied[one.origin.partition] and one.key in seen]
+def _made_again(connection: Connection, again: Sequence[Parsed], seen: Mapping[bytes, Applied], graph: Graph) -> Made:
+    """The merges and moves that events which were applied before may have made then. After a crash only."""
     if not again:
         return Made((), ())
     named = {each for one in again for each in (*one.found.ids, *one.found.accounts)}
