@@ -7,7 +7,7 @@ from schemas.functions import FUNCTION_REMEDIES
 
 LONGEST: Final = 100  # characters of a cause: it is the key of an index
 
-_LATER: Final = "Retry the dead letters once the service is well again."
+_LATER: Final = "Mend the service. What waits is tried again by itself; what is dead has to be retried then."
 _CODE: Final = (
     "The destination's code failed on the event; the log of the deliver role has the trace. Mend it, then retry."
 )

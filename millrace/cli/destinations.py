@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from millrace.cli.common import (
     url_option,
 )
 from millrace.cli.moments import Moment
+from millrace.environment import Environment
 
 
 @click.group(invoke_without_command=True)
@@ -46,13 +48,15 @@ def list_destinations(as_json: bool) -> None:
 
 @destinations.command()
 @click.argument("name")
+@config_option
 @json_option
-def describe(name: str, as_json: bool) -> None:
-    """What a kind is and takes: settings, mappings, presets, limits."""
+def describe(name: str, config: str | None, as_json: bool) -> None:
+    """What a kind is and takes: settings, mappings, presets, limits. NAME is a kind, or a destination as millrace.yaml calls it."""
     from destinations.described import described
-    from destinations.registry import definition
+    from destinations.registry import definition, definitions
 
-    found = described(definition(name))
+    kind = name if name in definitions() else _kind_of(name, environment(config=config, data=None)) or name
+    found = described(definition(kind))
     if as_json:
         print_json(found)
     else:
@@ -122,6 +126,17 @@ def status(name: str | None, since: datetime, data: str | None, url: str | None,
 
 
 COMMANDS: Final = (destinations,)
+
+
+def _kind_of(name: str, asked: Environment) -> str | None:
+    """The kind of a configured destination. A configuration that has faults names none: `check` is for those."""
+    from millrace.settings import load_config
+    from schemas.errors import ConfigError
+
+    with suppress(ConfigError):
+        found = (load_config(asked, delivers=False).config.destinations or {}).get(name)
+        return None if found is None else found.type
+    return None
 
 
 # ── Words ─────────────────────────────────────────────────────────────────────────────────────────────────────────

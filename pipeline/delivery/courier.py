@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -664,7 +665,10 @@ class Courier:
         if self._pause is not None:
             state = ("paused", self._pause.reason)
         elif self._breaker.open:
-            state = ("unreachable", "")
+            state = (
+                "unreachable",
+                f"one event is tried at {datetime.fromtimestamp(self._breaker.probe_at, UTC):%H:%M:%S} UTC",
+            )
         elif self._full:
             state = ("full", "")
         else:

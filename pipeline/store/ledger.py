@@ -164,7 +164,8 @@ _TAKE_UP: Final = text("""
 _ASKED: Final = 500  # profiles in one statement
 _STATE: Final = text("""
     INSERT INTO destination_state (destination, state, since, reason) VALUES (:destination, :state, :at, :reason)
-    ON CONFLICT (destination) DO UPDATE SET state = excluded.state, since = excluded.since, reason = excluded.reason
+    ON CONFLICT (destination) DO UPDATE SET state = excluded.state, reason = excluded.reason,
+      since = CASE WHEN destination_state.state = excluded.state THEN destination_state.since ELSE excluded.since END
 """)
 _PURGE_BATCHES: Final = text("DELETE FROM destination_batches WHERE at < :before")
 _PURGE_DELIVERED: Final = text(
@@ -358,7 +359,7 @@ def values(connection: Connection, destination: str, places: Sequence[tuple[int,
 
 
 def note_state(connection: Connection, destination: str, state: str, reason: str, at: int) -> None:
-    """How the destination fares from now on: delivering, unreachable, paused, full, failed."""
+    """How the destination fares: delivering, unreachable, paused, full, failed; since `at`, unless it did so before."""
     connection.execute(_STATE, {"destination": destination, "state": state, "at": at, "reason": _storable(reason)})
 
 

@@ -65,6 +65,17 @@ def test_describe_prints_limits(tmp_path: Path) -> None:
     assert "setting secret (string, default empty, secret): " in said.out
 
 
+def test_describe_knows_the_kind_of_a_configured_destination(tmp_path: Path) -> None:
+    (tmp_path / "millrace.yaml").write_text(
+        "destinations: {crm: {type: webhook, settings: {url: 'https://crm.example/'}}}"
+    )
+    by_name, by_kind = (millrace(tmp_path, "destinations", "describe", name) for name in ("crm", "webhook"))
+    assert (by_name.code, by_name.out) == (0, by_kind.out)
+    unknown = millrace(tmp_path, "destinations", "describe", "crn")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "does not exist; choose one of: duckdb, " in unknown.err
+
+
 def test_check_says_which_answer_and_exits_1_when_one_does_not(tmp_path: Path) -> None:
     (tmp_path / "millrace.yaml").write_text(
         "sources: {web: {write_key: wk}}\n"
