@@ -1,16 +1,18 @@
-"""Conditions on a person's traits and ids: the tree that audiences and searches are made of, as JSON. Pure.
+"""Conditions on a person's traits, ids and consent: the tree that audiences and searches are made of, as JSON. Pure.
 
     {"and": [{"trait": "plan", "op": "equals", "value": "pro"}, {"not": {"id": "email", "op": "ends_with", "value": "@shop.test"}}]}
 
-A leaf names a `trait` (a dot leads into an object) or an `id` by its type. Without a value, a comparison is false and its negation
-true (specification of audiences, section 3.2); an id of several values matches when one of them does.
+A leaf names a `trait` (a dot leads into an object), an `id` by its type, or a category of `consent`, which is true, false or
+"conflict". Without a value, as a category that was never asked for, a comparison is false and its negation true (specification of
+audiences, section 3.2); an id of several values matches when one of them does.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from pipeline.profile import CONFLICT
 from schemas.errors import Refused
 from schemas.events import ExternalId
 from schemas.exact_json import json_dumps
@@ -19,27 +21,35 @@ MOST: Final = 100  # leaves and groups in one tree
 DEEPEST: Final = 10
 
 Traits = Mapping[str, Any]
-Ids = Sequence[ExternalId]
+
+
+class Person(NamedTuple):
+    """What conditions are about: trait values, external ids, and preferences by category."""
+
+    traits: Traits
+    ids: Sequence[ExternalId] = ()
+    consent: Mapping[str, bool | str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One comparison. `what` is trait or id, `name` of which one."""
+    """One comparison. `what` is trait, id or consent, `name` of which one."""
 
     what: str
     name: str
     op: str
     value: Any
 
-    def holds(self, traits: Traits, ids: Ids, now: datetime) -> bool:
-        """Whether it is true of a person: trait values, external ids, and the time to which days are relative."""
+    def holds(self, person: Person, now: datetime) -> bool:
+        """Whether it is true of a person; `now` is the time to which days are relative."""
         negated, op = _NEGATED.get(self.op, (False, self.op))
-        if self.what == "trait":
-            held = trait_at(traits, self.name)
-            found = [] if held is None else [held]
-        else:
-            found = [one.value for one in ids if one.type == self.name]
-        return negated is not any(_OPERATORS[op](one, self.value, now) for one in found)
+        return negated is not any(_OPERATORS[op](one, self.value, now) for one in self._found(person))
+
+    def _found(self, person: Person) -> Sequence[Any]:
+        if self.what == "id":
+            return [one.value for one in person.ids if one.type == self.name]
+        held = trait_at(person.traits, self.name) if self.what == "trait" else person.consent.get(self.name)
+        return [] if held is None else [held]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +59,10 @@ class Group:
     kind: str
     parts: "Sequence[Condition]"
 
-    def holds(self, traits: Traits, ids: Ids, now: datetime) -> bool:
+    def holds(self, person: Person, now: datetime) -> bool:
         if self.kind == "not":
-            return not self.parts[0].holds(traits, ids, now)
-        held = (one.holds(traits, ids, now) for one in self.parts)
+            return not self.parts[0].holds(person, now)
+        held = (one.holds(person, now) for one in self.parts)
         return all(held) if self.kind == "and" else any(held)
 
 
@@ -130,15 +140,19 @@ def _parsed(tree: Any, place: str, depth: int) -> Condition:
 
 
 def _leaf(tree: Mapping[str, Any], place: str) -> Leaf:
-    what = "trait" if "trait" in tree else "id"
+    what = next((one for one in _KINDS if one in tree), "id")
     name, op = tree.get(what), tree.get("op")
     if not isinstance(name, str) or not name or not tree.keys() <= {what, "op", "value"}:
-        raise _wrong(place, "must have `and`, `or` or `not` alone, or `trait` or `id` with `op` and `value`")
+        raise _wrong(
+            place, "must have `and`, `or` or `not` alone, or one of `trait`, `id`, `consent` with `op` and `value`"
+        )
     if not isinstance(op, str) or op not in _VALUES:
         raise _wrong(f"{place}.op", f"must be one of {', '.join(_VALUES)}")
     accepts, wanted = _VALUES[op]
     if not accepts(tree.get("value")) or (what == "id" and op in _NOT_OF_IDS):
-        raise _wrong(place, f"{op} {'needs ' + wanted if what == 'trait' else 'does not compare an id with that'}")
+        raise _wrong(place, f"{op} {'does not compare an id with that' if what == 'id' else 'needs ' + wanted}")
+    if what == "consent" and not _is_of_consent(op, tree.get("value")):
+        raise _wrong(place, f"compares consent: {_PREFERENCE}")
     if what == "id" and "\0" in f"{name}{tree.get('value')}":
         raise _wrong(place, "holds a NUL character, which no id does")
     return Leaf(what, name, op, tree.get("value"))
@@ -168,6 +182,13 @@ def _is_days(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 36_500
 
 
+def _is_of_consent(op: str, value: Any) -> bool:
+    if op in ("exists", "not_exists"):
+        return True
+    wanted = value if op == "one_of" else [value]
+    return op in ("equals", "not_equals", "one_of") and all(isinstance(one, bool) or one == CONFLICT for one in wanted)
+
+
 def _is_moment(value: Any) -> bool:
     return _moment(value) is not None
 
@@ -181,6 +202,8 @@ def _moment(value: Any) -> datetime | None:
     return moment if moment is not None and moment.tzinfo is not None else None
 
 
+_KINDS: Final = ("trait", "id", "consent")
+_PREFERENCE: Final = f"use equals, not_equals or one_of with true, false or {CONFLICT!r}, or exists or not_exists"
 _TEXT, _NUMBER, _SCALAR = "a text", "a number", "a text, a number or a boolean"
 _LIST = f"a list of at most {MOST} texts, numbers or booleans"
 _MOMENT, _DAYS = "an ISO timestamp with its zone", "a number of days"

@@ -309,8 +309,8 @@ class BatchAnswer(Shape):
 
 
 class SearchBody(Shape):
-    """A search: a tree of conditions, whose leaves name a `trait` or an `id` with `op` and `value`, in groups of `and`, `or`
-    and `not`."""
+    """A search: a tree of conditions, whose leaves name a `trait`, an `id` or a category of `consent` with `op` and `value`, in groups
+    of `and`, `or` and `not`."""
 
     where: Mapping[str, Any]
     fields: Sequence[str] | None = Field(None, description="external_ids, traits, metadata, merged, or traits.NAME.")

@@ -51,7 +51,7 @@ def profiles() -> None:
 
 @profiles.command()
 @click.argument("conditions", nargs=-1, metavar="[CONDITION]…")
-@click.option("--where", metavar="JSON", help="A whole tree of conditions instead.")
+@click.option("--where", metavar="JSON", help="A whole tree of conditions instead, on consent too.")
 @click.option("--accounts", is_flag=True, help="Search accounts, not people.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most so many.")
 @data_option

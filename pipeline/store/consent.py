@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, select, update
 
 from pipeline.graph import Merge
-from pipeline.profile import Profile, Stamp, Traits, dispute, disputes, take_newer
+from pipeline.profile import Profile, Stamp, Traits, dispute, disputes, preferences, take_newer
 from pipeline.store import bulk, schema
 from schemas.exact_json import json_dumps, json_loads
 
@@ -19,6 +19,7 @@ _HELD: Final = """
     JOIN merges ON merges.survivor = family.id AND merges.undone_by IS NULL
     JOIN disputes ON disputes.merge = merges.id
 """
+_STATED: Final = "SELECT id, consent, disputed FROM profiles WHERE consent IS NOT NULL AND id {}"
 
 
 class Stated(NamedTuple):
@@ -33,6 +34,14 @@ def stated(connection: Connection, profile: str) -> Stated:
     table = schema.profiles.c
     row = connection.execute(select(table.consent, table.disputed).where(table.id == profile)).first()
     return Stated(*({} if row is None or text is None else json_loads(text) for text in (row or (None, None))))
+
+
+def preferences_of(connection: Connection, profiles: Sequence[str]) -> dict[str, dict[str, bool | str]]:
+    """What each of these canonical profiles prefers by category; nothing of those who were never asked."""
+    return {
+        one: preferences(json_loads(consent), json_loads(held) if held else {})
+        for one, consent, held in bulk.select(connection, _STATED, profiles)
+    }
 
 
 def note_differing(connection: Connection, profiles: Mapping[str, Profile], merges: Iterable[Merge]) -> None:

@@ -16,6 +16,7 @@ from schemas.api import ConsentAnswer
 from schemas.events import Event, ExternalId
 from tests.contracts.profile_world import BASE, World, happened, world
 from tests.contracts.test_intake import database  # noqa: F401 - the fixture is used by name
+from tests.contracts.test_profile_api_many import names
 
 
 @pytest.fixture
@@ -96,6 +97,62 @@ async def test_whoever_refused_all_differs_from_whoever_agreed_to_something(peop
     await people.happen(said("m2", {}, anonymous="a2", at=1))
     await people.happen(said("m3", user="u1", anonymous="a2", at=2))
     assert await consent(people, "user_id:u1") == {"ads": "conflict"}
+
+
+AGREED: list[tuple[Any, list[str]]] = [
+    ({"consent": "ads", "op": "equals", "value": True}, ["u2"]),
+    ({"consent": "ads", "op": "equals", "value": False}, ["u3"]),
+    ({"consent": "ads", "op": "equals", "value": "conflict"}, ["u1"]),
+    ({"consent": "ads", "op": "one_of", "value": [True, "conflict"]}, ["u1", "u2"]),
+    ({"consent": "ads", "op": "not_equals", "value": True}, ["u1", "u3", "u4"]),
+    ({"consent": "stats", "op": "exists"}, ["u1"]),
+    ({"consent": "stats", "op": "not_exists"}, ["u2", "u3", "u4"]),
+    ({"not": {"consent": "ads", "op": "exists"}}, ["u4"]),
+    (
+        {
+            "and": [
+                {"consent": "ads", "op": "exists"},
+                {"id": "user_id", "op": "one_of", "value": ["u3", "u4"]},
+            ]
+        },
+        ["u3"],
+    ),
+    (
+        {"or": [{"consent": "ads", "op": "equals", "value": True}, {"trait": "plan", "op": "equals", "value": "pro"}]},
+        ["u2", "u4"],
+    ),
+]
+
+
+async def test_people_are_found_by_what_they_prefer(people: World) -> None:
+    await differing(people)
+    await people.happen(
+        said("s2", {"ads": True}, user="u2", at=3),
+        said("s3", {"ads": False}, user="u3", at=4),
+        said("s4", user="u4", at=5, kind="identify", traits={"plan": "pro"}),
+    )
+
+    assert [(where, sorted(await names(people, where))) for where, _ in AGREED] == AGREED
+    assert [(where, sorted(await names(people, where, limit=1))) for where, _ in AGREED] == AGREED
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        {"consent": "ads", "op": "equals", "value": "yes"},
+        {"consent": "ads", "op": "one_of", "value": [True, "no"]},
+        {"consent": "ads", "op": "contains", "value": True},
+        {"consent": "ads", "op": "greater_than", "value": 1},
+    ],
+)
+async def test_what_nobody_can_prefer_is_no_condition(people: World, leaf: Any) -> None:
+    reply = await people.post(f"{BASE}/search", {"where": leaf})
+    assert reply.status == 400
+    assert reply.body["error"] == {
+        "code": "validation_error",
+        "message": "where compares consent: use equals, not_equals or one_of with true, false or 'conflict', "
+        "or exists or not_exists.",
+    }
 
 
 async def test_undoing_the_merge_gives_both_their_own_words_back_and_lifting_that_the_conflict(people: World) -> None:

@@ -12,12 +12,13 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from pipeline import conditions
-from pipeline.conditions import Condition, Leaf
+from pipeline.conditions import Condition, Leaf, Person
 from pipeline.profile import values
 from pipeline.query.pages import limit_of, opened, sealed, unreadable
 from pipeline.query.profile_api.address import Normalize
 from pipeline.query.profile_api.views import Query, cursor, fields_of, link_item, one_of, profile_item
 from pipeline.store import people, profiles
+from pipeline.store.consent import preferences_of
 from pipeline.store.database import Database
 from pipeline.store.people import Link
 from pipeline.store.profiles import Found, Head, Id
@@ -78,6 +79,10 @@ class Search:
     as_of: int
     behind: str
 
+    def asks(self, what: str) -> bool:
+        """Whether it is about traits, ids or consent."""
+        return any(one.what == what for one in conditions.leaves(self.where))
+
     def seal(self, behind: str) -> str:
         """The cursor of the next page."""
         return sealed("search", self.owner, self.as_of, behind)
@@ -106,7 +111,7 @@ def _normal(condition: Condition, normalize: Normalize) -> Condition:
     """Ids compared in the form in which they are kept."""
     if isinstance(condition, conditions.Group):
         return conditions.Group(condition.kind, [_normal(one, normalize) for one in condition.parts])
-    if condition.what == "trait" or not isinstance(condition.value, str | list):
+    if condition.what != "id" or not isinstance(condition.value, str | list):
         return condition
     value = condition.value
     made = (
@@ -161,12 +166,12 @@ def _chunk(
     keys = _keys(connection, lead, behind)
     heads = profiles.heads(connection, keys)
     rows = list({head.id: head for head in heads.values() if _is_meant(head, search, collection)}.values())
-    wholes = {one.id: one for one in profiles.whole(connection, rows)}
+    wholes = profiles.whole(connection, rows)
+    matching = {one.id: one for one in _matching(connection, wholes, search)}
     found: list[Found] = []
-    now = _moment(search)
     for key in keys:
-        one = wholes.get(heads[key].id) if key in heads else None
-        if one is not None and _first(one, lead) == key and _matches(one, search, now):
+        one = matching.get(heads[key].id) if key in heads else None
+        if one is not None and _first(one, lead) == key:
             found.append(one)
         if len(found) == most:
             return found, key
@@ -184,7 +189,7 @@ def _keys(connection: Connection, lead: Leaf, behind: str) -> list[str]:
 def _first(one: Found, lead: Leaf) -> str | None:
     """The id by which a profile is found when several lead to it."""
     now = datetime.now(UTC)
-    led = [str(two) for two, _ in one.external_ids if lead.holds({}, (two,), now)]
+    led = [str(two) for two, _ in one.external_ids if lead.holds(Person({}, (two,)), now)]
     return min(led, key=str.encode, default=None)
 
 
@@ -193,12 +198,8 @@ def _through_all(
 ) -> tuple[list[Found], str | None]:
     needles = conditions.needles(search.where)
     rows, end = people.stretch(connection, collection, behind, search.as_of, needles, CHUNK)
-    now = _moment(search)
-    if any(one.what == "id" for one in conditions.leaves(search.where)):
-        candidates = profiles.whole(connection, rows)
-    else:
-        candidates = [profiles.bare(head) for head in rows]
-    matching = [one for one in candidates if _matches(one, search, now)]
+    candidates = profiles.whole(connection, rows) if search.asks("id") else [profiles.bare(head) for head in rows]
+    matching = _matching(connection, candidates, search)
     found = matching[:most]
     whole = profiles.whole(connection, [one.head for one in found])
     return whole, found[-1].id if len(matching) > most else end
@@ -208,8 +209,14 @@ def _is_meant(head: Head, search: Search, collection: str) -> bool:
     return head.collection == collection and head.created_at <= search.as_of
 
 
-def _matches(one: Found, search: Search, now: datetime) -> bool:
-    return search.where.holds(values(one.traits), [two for two, _ in one.external_ids], now)
+def _matching(connection: Connection, candidates: Sequence[Found], search: Search) -> list[Found]:
+    now = _moment(search)
+    consent = preferences_of(connection, [one.id for one in candidates]) if search.asks("consent") else {}
+
+    def person(one: Found) -> Person:
+        return Person(values(one.traits), [two for two, _ in one.external_ids], consent.get(one.id, {}))
+
+    return [one for one in candidates if search.where.holds(person(one), now)]
 
 
 def _moment(search: Search) -> datetime:
