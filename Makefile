@@ -12,7 +12,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 help:
 	@echo 'make run    start everything here, data in ./data (ARGS="--port 8081" and more: .venv/bin/millrace up --help)'
-	@echo 'make test   lint, types and every test, on real Kafka and PostgreSQL'
+	@echo 'make test   lint, types and every test, on real Kafka and PostgreSQL (ARGS="tests/unit -k word" chooses)'
 	@echo 'make nightly  ten thousand histories, hostile requests and bytes for half an hour'
 	@echo 'make check  lint and types'
 	@echo 'make bench  measure; results in benchmarks/results (ARGS chooses)'
