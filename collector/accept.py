@@ -25,6 +25,7 @@ from collector.item import (
     decode_plain,
     decode_plain_batch,
     has_old_names,
+    is_literal,
     is_nested_too_deeply,
     merged,
     object_or_none,
@@ -122,7 +123,7 @@ def _accept_plain_single(
     disabled: Collection[str],
 ) -> Accepted | None:
     """None for what is wrong or merely unusual: the general way has to look at it."""
-    if b"\\" in body or not body.isascii():
+    if not is_literal(body):
         return None
     try:
         plain = decode_plain(body)
@@ -162,12 +163,13 @@ def _disabled(taker: "_Taker") -> Reason | None:
 
 
 def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], request: _Request) -> Accepted:
-    envelope, body, too_deep = _decode_batch(body, request.new_id)
+    literal = is_literal(body)
+    envelope, body, too_deep = _decode_batch(body, literal, request.new_id)
     if source is None and envelope.write_key is not None:
         source = source_of(sources, envelope.write_key)
     additions, sent_at = _additions(envelope), parse_time(envelope.sent_at)
     if source is not None and additions is None and not too_deep and source not in request.disabled:
-        return _accept_plainly(body, envelope, source, request)
+        return _accept_plainly(body, literal, envelope, source, request)
     bodies = [too_deep.pop(bytes(raw), bytes(raw)) for raw in envelope.batch]
     if too_deep:  # elsewhere than in the list of events
         raise _nested_too_deeply()
@@ -186,11 +188,11 @@ def _accept_batch(body: bytes, source: str | None, sources: Mapping[str, str], r
     return _sum(source, takers.values())
 
 
-def _decode_batch(body: bytes, new_id: Callable[[], str]) -> tuple[Envelope, bytes, dict[bytes, bytes]]:
+def _decode_batch(body: bytes, literal: bool, new_id: Callable[[], str]) -> tuple[Envelope, bytes, dict[bytes, bytes]]:
     """The batch, its bytes as they are to be kept, and the events in it that were too deep to be looked into, by what stands
     for them."""
     try:
-        return *decode(decode_envelope, body), {}
+        return *decode(decode_envelope, body, literal=literal), {}
     except RecursionError:
         shallow, too_deep = without_depths(body, new_id)
     try:
@@ -203,11 +205,10 @@ def _nested_too_deeply() -> Refused:
     return Refused("invalid_request", f"body is nested too deeply: an event has at most {DEPTH_LIMIT} levels")
 
 
-def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Request) -> Accepted:
+def _accept_plainly(body: bytes, literal: bool, envelope: Envelope, source: str, request: _Request) -> Accepted:
     """A batch of one source that adds nothing to its events, as nearly all are."""
     events = envelope.batch if len(envelope.batch) <= EVENTS_LIMIT else envelope.batch[:EVENTS_LIMIT]
     bodies = cast("Sequence[Piece]", events)
-    ascii_only = b"\\" not in body and body.isascii()
     sizes = list(map(len, events))
     longest = max(sizes, default=0)
     channel, received_at, ip, new_id, _ = request
@@ -215,7 +216,7 @@ def _accept_plainly(body: bytes, envelope: Envelope, source: str, request: _Requ
         _plains(body, events),
         bodies,
         sizes,
-        ascii_only,
+        literal,
         longest > EVENT_LIMIT or not all_shallow(body, longest),
         None,
         envelope.sent_at,

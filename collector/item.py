@@ -124,15 +124,21 @@ _encode: Final = msgspec.json.Encoder().encode
 # ── A whole body ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def decode(decoder: Callable[[bytes], _Decoded], body: bytes) -> tuple[_Decoded, bytes]:
+def is_literal(body: bytes) -> bool:
+    """Whether every character stands for itself and is one byte."""
+    return b"\\" not in body and body.isascii()
+
+
+def decode(decoder: Callable[[bytes], _Decoded], body: bytes, *, literal: bool = False) -> tuple[_Decoded, bytes]:
     """The body decoded, and its bytes as they are to be kept. Refused when it is not the JSON that the decoder wants;
-    RecursionError when it is nested too deeply to tell."""
-    if body.startswith(b"\xef\xbb\xbf"):
-        body = body[3:]
-    if b"\\" in body and b"\\u0000" in body:
-        body = _without_hazards(body)
+    RecursionError when it is nested too deeply to tell. `literal` says that it is known to be so (`is_literal`)."""
+    if not literal:
+        if body.startswith(b"\xef\xbb\xbf"):
+            body = body[3:]
+        if b"\\" in body and b"\\u0000" in body:
+            body = _without_hazards(body)
     try:
-        body.isascii() or body.decode()  # the decoder skips strings without looking inside
+        literal or body.isascii() or body.decode()  # the decoder skips strings without looking inside
         return decoder(body), body
     except msgspec.ValidationError as error:
         raise _invalid(f"body is not what this path takes ({error}): {_TAKEN}") from error

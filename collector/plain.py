@@ -66,7 +66,7 @@ def plain_drafts(
     plains: Iterable[Plain | None],
     bodies: Iterable[Piece],
     sizes: Sequence[int],
-    ascii_only: bool,
+    literal: bool,
     unusual: bool,
     kind: str | None,
     batch_sent_at: Any,
@@ -79,8 +79,7 @@ def plain_drafts(
     """The records of events, each given decoded and as bytes; which of these are left out, by number, since the general way has to decide
     about those; and the bytes of the records.
 
-    A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `ascii_only` promises that no id holds
-    anything else, `unusual` leaves size and nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
+    A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `literal` promises that ids are ASCII, `unusual` leaves size and nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
     microseconds."""
     stamp = received_at // 1000
     rows: list[Draft] = []
@@ -110,7 +109,7 @@ def plain_drafts(
             continue
 
         message_id = plain.message_id or new_id()
-        if not ascii_only:
+        if not literal:
             message_id = _text(message_id.encode())
         user_size = anonymous_size = _ABSENT
         if user_id is None:
@@ -118,14 +117,14 @@ def plain_drafts(
         else:
             key = user_id.encode()
             user_size = _TEXTS[len(key)]
-            if not ascii_only:
+            if not literal:
                 user_id = _text(key)
         if anonymous_id is None:
             anonymous_id = ""
         else:
             key = anonymous_id.encode()
             anonymous_size = _TEXTS[len(key)]
-            if not ascii_only:
+            if not literal:
                 anonymous_id = _text(key)
 
         says = plain.sent_at
