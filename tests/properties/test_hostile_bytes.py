@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz import Target, mutated, requests
 
-
 SOUND = {200, 400, 401, 404, 405}
 
 
