@@ -56,6 +56,8 @@ def explain(model: type[BaseModel], kind: str, path: Path, message: str, word: s
     if kind in _HINTS:
         return _HINTS[kind]
     plain = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if kind in ("too_long", "string_too_long"):  # "Tuple should have at most 50 items after validation, not 51"
+        return f"must have {plain.partition(' should have ')[2].replace(' after validation', '')}"
     return plain.replace("Input should be", "must be", 1)
 
 

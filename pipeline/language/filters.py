@@ -170,7 +170,7 @@ class _Parser:
 
     def _need(self, sign: str) -> None:
         if not self._take(sign):
-            self._wrong(sign)
+            self._wrong(f"'{sign}'")
 
     def _either(self) -> _Value:
         value = self._both()

@@ -222,6 +222,14 @@ log:
         ("sources: {a: }", "sources.a: must be a mapping"),
         ("destinations: {a: {}}", "destinations.a.type: required"),
         ("destinations: [a]", "destinations: must be a mapping"),
+        (
+            f"destinations: {{a: {{type: crm, filters: [{{title: {'t' * 65}, if: all, actions: [{{type: DROP}}]}}]}}}}",
+            "destinations.a.filters[0].title: must have at most 64 characters",
+        ),
+        (
+            f"destinations: {{a: {{type: crm, mappings: [{'{action: a, mapping: {}}, ' * 51}]}}}}",
+            "destinations.a.mappings: must have at most 50 items, not 51",
+        ),
         ("destinations: {a: {type: crm, sources: [web]}}", "sources[0]: unknown source; known: default"),
     ],
 )

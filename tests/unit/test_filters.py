@@ -173,8 +173,8 @@ def test_an_expression_passes_the_event_or_not(text: str, passes: bool | None) -
         ("type = 'track' and", "expected a path, a value or a function, found the end (character 19)"),
         ("type = 'a' 'b'", "expected and, or, or the end, found 'b' (character 12)"),
         ("type == 'a'", "expected a path, a value or a function, found = (character 7)"),
-        ("(type = 'a'", "expected ), found the end (character 12)"),
-        ("type in ['a'", "expected ,, found the end (character 13)"),
+        ("(type = 'a'", "expected ')', found the end (character 12)"),
+        ("type in ['a'", "expected ',', found the end (character 13)"),
         ("type in [type]", "expected a value, found type (character 10)"),
         ("includes(type, 'a')", "unknown function includes; there are bool, contains, kebabcase, length, lowercase, match, "
          "number, snakecase, string, titlecase, typeof, uppercase (character 1)"),
