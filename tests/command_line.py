@@ -89,7 +89,9 @@ class _Forks:
         assert codes is not None
         orders.write(json.dumps(order) + "\n")
         orders.flush()
-        return int(codes.readline())
+        code = codes.readline()
+        assert code, "the process that forks off commands has ended; what it said is in the captured output"
+        return int(code)
 
 
 @cache

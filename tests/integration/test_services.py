@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from pipeline.store.database import Database
+from pipeline.store.migrate import check_version
 from tests.services.kafka import KafkaBroker
 from tests.services.postgres import PostgresServer
+from tests.stores import prepare
 
 
 @pytest.mark.kafka
@@ -33,6 +37,26 @@ async def admin(broker: KafkaBroker) -> AsyncIterator[AIOKafkaAdminClient]:
         yield client
     finally:
         await client.close()
+
+
+def test_copies_of_a_migrated_file_have_the_tables_of_this_version_and_nothing_of_each_other(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        alter_and_close(Database(f"sqlite:///{tmp_path}/{name}"))
+
+
+@pytest.mark.postgres
+def test_copies_of_a_migrated_database_have_the_tables_of_this_version_and_nothing_of_each_other(
+    postgres_server: PostgresServer, migrated_postgres_url: str
+) -> None:
+    for _ in range(2):
+        alter_and_close(Database(postgres_server.create_database(like=migrated_postgres_url)))
+
+
+def alter_and_close(database: Database) -> None:
+    prepare(database)
+    check_version(database)
+    database.run_sync(lambda connection: connection.exec_driver_sql("CREATE TABLE only_here (x INTEGER)"))
+    database.close()
 
 
 @pytest.mark.postgres
