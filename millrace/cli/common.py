@@ -9,7 +9,7 @@ import click
 
 from millrace import data_folder
 from millrace.environment import Environment, Flags, read_environment
-from millrace.plain_text import plain
+from millrace.plain_text import plain, plain_line
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ def api_client(data: str | None, url: str | None) -> "Client":
 def say(text: str, *, err: bool = False) -> None:
     """Prints lines: results to stdout, problems (`err`) to stderr. What is in them of others commands no terminal."""
     click.echo(plain(text), err=err)
+
+
+def say_line(text: str) -> None:
+    """Prints one line to stdout, and no more of them, whatever is in it."""
+    click.echo(plain_line(text))
 
 
 def print_json(document: Any) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from millrace.cli.common import api_client, data_option, json_option, print_json, say, url_option
+from millrace.cli.common import api_client, data_option, json_option, print_json, say, say_line, url_option
 
 if TYPE_CHECKING:
     from millrace.client import Client
@@ -201,7 +201,7 @@ def _show(found: Any, as_json: bool) -> None:
         print_json(found)
     else:
         for line in receipt_lines(found):
-            say(line)
+            say_line(line)
     if found["overallStatus"] == "FAILED":
         say("millrace: a destination has not deleted; delete there by hand, or ask again", err=True)
         raise SystemExit(1)

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from millrace.cli.common import api_client, data_option, json_option, print_json, say, url_option
+from millrace.cli.common import api_client, data_option, json_option, print_json, say, say_line, url_option
 
 if TYPE_CHECKING:
     from millrace.client import Client
@@ -41,7 +41,7 @@ def profile(address: str, after: str | None, data: str | None, url: str | None, 
         links=client.get(f"{base}/links?limit=20"),
         merges=client.get(f"{base}/merges?limit=20"),
     ):
-        say(line)
+        say_line(line)
 
 
 @click.group()

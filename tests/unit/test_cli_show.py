@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from millrace.cli.common import say, say_line
 from millrace.show import event_lines, path_text
 
 ACCEPTED: dict[str, Any] = {
@@ -90,3 +93,9 @@ def test_what_a_stranger_calls_itself_commands_no_terminal_and_adds_no_line() ->
 def test_names_in_any_script_are_shown_as_they_are() -> None:
     named = ACCEPTED | {"userId": "Ζωή 👩‍💻 محمد"}
     assert "user Ζωή 👩‍💻 محمد · " in path_text(named)
+
+
+def test_a_line_that_is_said_is_one_line_and_lines_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    say_line("id user_id:u\nid email:a@b.c\x1b[A")
+    say("one\ntwo\x1b[A\tthree")
+    assert capsys.readouterr().out == "id user_id:u\\u000aid email:a@b.c\\u001b[A\none\ntwo\\u001b[A\tthree\n"
