@@ -18,7 +18,8 @@ def seen(resolved: Resolved) -> bytes:
 
 
 def changed(event: Event, made: Any) -> Event:
-    """`event` as a function made it. What is ours stays: messageId, times of receipt, source, profile.
+    """`event` as a function made it. What is ours stays: messageId, times of receipt, source, profile; its time, too, where the
+    function gives none, as one that puts an event together from nothing.
 
     ValueError says what cannot be of what it made, in words without values."""
     if not isinstance(made, dict):
@@ -28,9 +29,9 @@ def changed(event: Event, made: Any) -> Event:
     body = {name: value for name, value in made.items() if name not in _OURS and name != "timestamp"}
     body |= {name: original[name] for name in (*INTERNAL_FIELDS, *_OURS, "timestamp") if name in original}
     timestamp = event.timestamp
-    if made.get("timestamp") != iso(timestamp):
-        timestamp = _micros(made.get("timestamp"))
-        body["timestamp"] = made["timestamp"]
+    if (given := made.get("timestamp")) is not None and given != iso(timestamp):
+        timestamp = _micros(given)
+        body["timestamp"] = given
     raw = json_dumps(body)
     if len(raw) > LARGEST_BODY:
         raise ValueError(f"more than {LARGEST_BODY:,} bytes")

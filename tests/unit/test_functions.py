@@ -252,6 +252,12 @@ def test_what_is_ours_stays_ours_and_the_rest_is_the_functions():
     }
 
 
+def test_an_event_that_a_function_puts_together_has_the_time_of_the_one_it_got():
+    made = changed(EVENT, {"type": "track", "event": "Extra", "userId": "u1"})
+    assert (made.type, made.user_id, made.timestamp) == ("track", "u1", EVENT.timestamp)
+    assert changed(EVENT, SEEN | {"timestamp": None}) == changed(EVENT, SEEN)
+
+
 def test_a_timestamp_that_a_function_sets_is_the_events():
     made = changed(EVENT, SEEN | {"timestamp": "2023-11-14T22:13:21+00:00"})
     assert (made.timestamp, orjson.loads(made.body)["timestamp"]) == (AT + 1_000_000, "2023-11-14T22:13:21+00:00")
