@@ -56,22 +56,20 @@ def select(connection: Connection, sql: str, values: Sequence[Any], *, kind: str
 
 
 _CHUNK: Final = 8_192
-_TOGETHER: Final = 256  # rows of a statement on SQLite
+_TOGETHER: Final = 1_024  # rows of a statement on SQLite; a power of two
+_PARAMETERS: Final = 32_766  # that a statement of SQLite takes
 
 
 def _write(connection: Connection, table: Table, rows: Rows, on_conflict: str) -> None:
     """Writes rows on SQLite, many with one statement: a statement for each costs a third more, and has the interpreter change hands at every
-    row while another thread works."""
-    driver = _driver(connection)
-    whole = len(rows) - len(rows) % _TOGETHER
-    if whole:
-        statement = _sqlite_insert(table, _TOGETHER) + on_conflict
-        values = list(chain.from_iterable(rows[:whole]))
-        step = _TOGETHER * len(table.columns)
-        for start in range(0, len(values), step):
-            driver.execute(statement, values[start : start + step])
-    if whole < len(rows):
-        driver.executemany(_sqlite_insert(table, 1) + on_conflict, rows[whole:])
+    row while another thread works. What is left after full statements goes in powers of two, so that few are prepared."""
+    driver, columns = _driver(connection), len(table.columns)
+    values = list(chain.from_iterable(rows))
+    count, at = _TOGETHER, 0
+    while at < len(values):
+        while count * columns > min(len(values) - at, _PARAMETERS):
+            count //= 2
+        driver.execute(_sqlite_insert(table, count) + on_conflict, values[at : (at := at + count * columns)])
 
 
 def _json(values: Sequence[Any]) -> str:
