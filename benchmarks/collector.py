@@ -82,19 +82,24 @@ def serve(log_url: str, port: int = 0) -> None:
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listening.bind(("127.0.0.1", port))
-    print(listening.getsockname()[1], flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(log_url, listening))
 
 
 async def _serve(log_url: str, listening: socket.socket) -> None:
     if not log_url:
-        await _server(answer_at_once).serve([listening])
+        await _answer(_server(answer_at_once), listening)
         return
     async with open_log(log_url, partitions=8) as log:
         collector = create_collector(log=log, sources={WRITE_KEY: "benchmark"})
         settle()
-        await _server(collector, protocol_class(collector.intake)).serve([listening])
+        await _answer(_server(collector, protocol_class(collector.intake)), listening)
+
+
+async def _answer(server: uvicorn.Server, listening: socket.socket) -> None:
+    listening.listen()
+    print(listening.getsockname()[1], flush=True)  # from now on a connection is taken, or waits to be
+    await server.serve([listening])
 
 
 def _server(app: Any, http: Any = "httptools") -> uvicorn.Server:
