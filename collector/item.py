@@ -80,20 +80,20 @@ class Plain(msgspec.Struct, gc=False, rename="camel"):
     Whatever does not decode as this may still be in order: it has to be looked at as an `Item`."""
 
     type: _Type | None = None
+    event: _Name | None = None
     message_id: Annotated[str, msgspec.Meta(max_length=MESSAGE_ID_LIMIT)] | None = None
     anonymous_id: _Id | None = None
     user_id: _Id | None = None
     timestamp: str | None = None
-    original_timestamp: str | None = None
-    sent_at: Any = None
-    write_key: Any = None
-    event: _Name | None = None
-    name: _Name | None = None
-    category: _Name | None = None
     properties: Object | None = None
     traits: Object | None = None
     context: PlainContext | None = None
     integrations: Object | None = None
+    sent_at: Any = None
+    write_key: Any = None
+    name: _Name | None = None
+    category: _Name | None = None
+    original_timestamp: str | None = None
     options: None = None
 
 
