@@ -134,6 +134,7 @@ class IdItem(Shape):
     id: str
     encoding: Literal["none"]
     created_at: str | None = None
+    source_id: str | None = Field(None, description="The source that first sent it.")
 
 
 class ProfileEvent(Shape):

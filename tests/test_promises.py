@@ -274,7 +274,7 @@ async def test_merges_are_explained_and_reversible(place):
 
     def people() -> Any:
         found = place.database.read_sync(lambda c: [find(c, "user_id", "u1"), find(c, "anonymous_id", "a2")])
-        return [(one.id, sorted(str(each) for each, _ in one.external_ids)) for one in found if one is not None]
+        return [(one.id, sorted(str(each.external) for each in one.external_ids)) for one in found if one is not None]
 
     before = place.database.read_sync(rows)
     [merge] = place.database.read_sync(lambda c: c.execute(text("SELECT id FROM merges")).scalars().all())

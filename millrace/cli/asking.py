@@ -29,7 +29,8 @@ def event(message_id: str, data: str | None, url: str | None, as_json: bool) -> 
         found = api_client(data, url).get(f"/api/events/{quote(message_id, safe='')}")["events"]
     except NotFound as error:
         raise ConfigError(
-            f"no event has the messageId {message_id}; it was never accepted, or retention has removed it"
+            f"no event has the messageId {message_id}; it was never accepted, retention has removed it, "
+            "or its person was deleted or suppressed"
         ) from error
     _show(found, (line for one in found for line in event_lines(one)), as_json)
 

@@ -144,7 +144,13 @@ def verify(repair: bool, config: str | None, data: str | None, as_json: bool) ->
 
 
 @identity.command()
-@click.option("--rules", required=True, metavar="FILE", help="A millrace.yaml; its identity section counts.")
+@click.option(
+    "--rules",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A millrace.yaml; its identity section counts.",
+)
 @click.option(
     "--since", type=Moment(), help="Events from then on: 15m, 1d, 2026-01-31. All that the log holds when left out."
 )
@@ -158,7 +164,8 @@ def simulate(
     """Try other rules on recorded events.
 
     The events go through the present rules and through the others, in scratch stores beside each other, and the profiles are
-    compared. Nothing is sent or changed, and Millrace may run meanwhile. Exit 0: the same profiles, 1: differences, 2: misused."""
+    compared; what people split by hand counts on neither side. Nothing is sent or changed, and Millrace may run meanwhile. Exit 0: the
+    same profiles, 1: differences, 2: misused."""
     from millrace import wiring
     from millrace.cli.identity_simulate import report, report_text, run
     from millrace.settings import load_config, load_settings

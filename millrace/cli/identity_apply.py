@@ -57,13 +57,17 @@ def _in_force(settings: "Settings", database: "Database") -> "Rules":
 
 def report_text(found: dict[str, Any]) -> str:
     """For people."""
-    lines = [f"rules version {found['rules']}: {found['settled']:,} groups of profiles settled"]
+    lines = [f"rules version {found['rules']}: {_groups(found['settled'])} of profiles settled"]
     lines += [f"  {words}: {found[name]:,}" for name, words in _SAID.items() if found[name]]
     if found["left"]:
-        lines += [f"{found['left']:,} groups got events all the while; run it again"]
+        lines += [f"{_groups(found['left'])} got events all the while; run it again"]
     if not found["settled"] and not found["left"]:
         lines = [f"rules version {found['rules']}: everybody is as they make them"]
     return "\n".join(lines)
+
+
+def _groups(count: int) -> str:
+    return "1 group" if count == 1 else f"{count:,} groups"
 
 
 class _Bar:

@@ -23,7 +23,9 @@ def explanation_text(found: Document, most: int | None) -> RenderableType:
         ),
     ]
     lines += (
-        [Text(f"together with {', '.join(one['account'] for one in found['accounts'])}")] if found["accounts"] else []
+        [Text(f"together with {', '.join(dict.fromkeys(one['account'] for one in found['accounts']))}")]
+        if found["accounts"]
+        else []
     )
     lines += _section("Ids, in the order they came", found["ids"], _id, most)
     lines += _section("Seen together on one event", found["links"], _link, most)
@@ -54,10 +56,8 @@ def split_text(done: Document) -> RenderableType:
         lines += _more(done[name], 20, "links")
     lines += [Text(f"merge undone {one}") for one in done["merges_undone"]]
     lines += [Text(f"merge restored {one}") for one in done["merges_restored"]]
-    told = len(done["destinations_told"])
-    lines.append(
-        Text(f"destinations {'would be' if would else 'are'} told of {_plural(told, 'profile')} by an identify")
-    )
+    told = _plural(len(done["destinations_told"]), "identify", "identifies")
+    lines.append(Text(f"destinations {'would be' if would else 'are'} told by {told}"))
     if would:
         lines.append(Text("nothing was changed", "bold"))
     elif done["done"] == "unmerge":
@@ -181,5 +181,5 @@ def _count(rows: Sequence[Any], noun: str) -> str:
     return _plural(len(rows), noun)
 
 
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def _plural(number: int, noun: str, many: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"

@@ -193,7 +193,10 @@ async def delete_identifier(database: Database, named: str, body: Mapping[str, A
     kind, _, value = named.partition(":")
     wanted = body.get("delete_external_ids")
     if not isinstance(wanted, list) or len(wanted) != 1 or body.keys() != {"delete_external_ids"}:
-        raise Refused("bad_request", "delete_external_ids must be a list of one identifier.")
+        raise Refused(
+            "bad_request",
+            'delete_external_ids must be a list of one identifier, such as {"type": "phone", "id": "+358401234567"}.',
+        )
     one = wanted[0]
     if (
         not isinstance(one, dict)
@@ -206,7 +209,10 @@ async def delete_identifier(database: Database, named: str, body: Mapping[str, A
     def delete(connection: Connection) -> identifiers.Forgotten:
         rules = latest(connection)
         if given[0] not in rules.types:
-            raise Refused("unsupported_eid_type", f"{given[0][:100]!r} is no id type of this space.")
+            raise Refused(
+                "unsupported_eid_type",
+                f"{given[0][:100]!r} is no id type of this space; types are configured under identity.types.",
+            )
         person = ExternalId(kind, rules.normalize(kind, value))
         return identifiers.delete(connection, person, ExternalId(given[0], rules.normalize(*given)), rules)
 

@@ -37,7 +37,7 @@ class Forgotten(NamedTuple):
 def delete(connection: Connection, person: ExternalId, target: ExternalId, rules: Rules) -> Forgotten:
     """Takes `target` from the profile that `person`, a user_id, leads to. Refused with the reference's codes."""
     if person.type != LOOKED_UP_BY:
-        raise Refused("bad_request", "Look the profile up by a user_id.")
+        raise Refused("bad_request", "Look the profile up by a user_id, such as user_id:u1.")
     if rules.type(target.type).collection == "accounts":
         raise Refused("unsupported_eid_type", f"A {target.type} is an account's; it cannot be deleted from a person.")
     if person == target:
@@ -50,7 +50,9 @@ def delete(connection: Connection, person: ExternalId, target: ExternalId, rules
     if str(person) not in family.nodes:
         raise Refused("not_found", "Profile was not found.", status=404)
     if str(target) not in family.nodes:
-        raise Refused("eid_not_found", "The profile has no such identifier.", status=404)
+        raise Refused(
+            "eid_not_found", "The profile has no such identifier; its external_ids are what it has.", status=404
+        )
     return _delete(connection, family, str(person), str(target), target, rules)
 
 

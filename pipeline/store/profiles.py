@@ -112,13 +112,21 @@ class Merged(NamedTuple):
     undone_by: str | None
 
 
+class Held(NamedTuple):
+    """An external id in short: when it was added (µs), and the source that first sent it."""
+
+    external: ExternalId
+    added_at: int
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A canonical profile, whole. `merged` are the profiles it absorbed, whose ids still lead here."""
 
     head: Head
     traits: Traits
-    external_ids: Sequence[tuple[ExternalId, int]]  # with the time each was added, in that order
+    external_ids: Sequence[Held]  # in the order they were added
     merged: Sequence[str]
 
     @property
@@ -191,15 +199,15 @@ _FAMILIES: Final = """
     )
     SELECT id, root FROM family
 """
-_KEYS: Final = "SELECT profile, key, added_at FROM nodes WHERE profile {}"
+_KEYS: Final = "SELECT profile, key, added_at, source FROM nodes WHERE profile {}"
 
 
 def whole(connection: Connection, rows: Sequence[Head]) -> list[Found]:
     """Canonical profiles with their ids and those they absorbed, in as many statements however many they are."""
     root: dict[str, str] = dict(bulk.select(connection, _FAMILIES, [head.id for head in rows]))
-    held: dict[str, list[tuple[int, str]]] = {head.id: [] for head in rows}
-    for profile, key, added_at in bulk.select(connection, _KEYS, sorted(root)):
-        held[root[profile]].append((added_at, key))
+    held: dict[str, list[tuple[int, str, str]]] = {head.id: [] for head in rows}
+    for profile, key, added_at, source in bulk.select(connection, _KEYS, sorted(root)):
+        held[root[profile]].append((added_at, key, source))
     merged: dict[str, list[str]] = {head.id: [] for head in rows}
     for one, into in root.items():
         if one != into:
@@ -208,7 +216,7 @@ def whole(connection: Connection, rows: Sequence[Head]) -> list[Found]:
         Found(
             head,
             json_loads(head.traits),
-            [(ExternalId(*key.split(":", 1)), at) for at, key in sorted(held[head.id])],
+            [Held(ExternalId(*key.split(":", 1)), at, source) for at, key, source in sorted(held[head.id])],
             sorted(merged[head.id]),
         )
         for head in rows

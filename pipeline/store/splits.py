@@ -90,7 +90,9 @@ def unmerge_ids(connection: Connection, a: ExternalId, b: ExternalId, rules: Rul
     family = family_of(connection, keys=keys, lock=not dry_run)
     for key in keys:
         if key not in family.nodes:
-            raise Refused("not_found", f"No profile has {key}.", status=404)
+            raise Refused(
+                "not_found", f"No profile has {key}; `millrace identity explain ID` lists the ids of one.", status=404
+            )
     if family.root_of(keys[0]) != family.root_of(keys[1]):
         raise Refused("not_together", f"{a} and {b} are ids of two profiles already.", status=409)
     split, change = cut(family, str(a), str(b), _now(), rank(rules), rules.windowed)
@@ -108,7 +110,7 @@ def remerge(connection: Connection, split: str, rules: Rules, *, dry_run: bool =
             status=404,
         )
     if row.lifted_at is not None:
-        raise Refused("already_lifted", f"{split} is lifted already.", status=409)
+        raise Refused("already_lifted", f"{split} is lifted already; there is nothing left to do.", status=409)
     detail = json_loads(row.detail)
     known = Split(
         row.id, row.at, row.profile, row.other, row.merge, detail, [Correction(*one) for one in detail["pending"]]

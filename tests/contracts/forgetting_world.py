@@ -95,7 +95,7 @@ class World:
 
     def ids(self, address: str) -> list[str]:
         found = self.profile(address)
-        return [] if found is None else sorted(str(one) for one, _ in found.external_ids)
+        return [] if found is None else sorted(str(one.external) for one in found.external_ids)
 
     async def off(self) -> int | None:
         return (await balance(self.log, self.database, ["x"])).off

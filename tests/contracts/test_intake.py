@@ -75,7 +75,7 @@ def person(database: Database, address: str) -> dict[str, object] | None:
     if found is None:
         return None
     return {
-        "ids": sorted(str(one) for one, _ in found.external_ids),
+        "ids": sorted(str(one.external) for one in found.external_ids),
         "traits": values(found.traits),
         "events": found.events,
     }
@@ -243,9 +243,9 @@ def test_two_processes_that_touch_the_same_people_agree(database):
     }
     users = [database.read_sync(lambda c, u=u: find(c, "user_id", f"u{u}")) for u in range(9)]
     assert all(user is not None for user in users)
-    owned = [str(one) for user in users if user for one, _ in user.external_ids]
+    owned = [str(one.external) for user in users if user for one in user.external_ids]
     assert len(owned) == len(set(owned)), "an id belongs to one person"
-    assert all(sum(one.type == "user_id" for one, _ in user.external_ids) == 1 for user in users if user)
+    assert all(sum(one.external.type == "user_id" for one in user.external_ids) == 1 for user in users if user)
 
 
 async def test_racing_transactions_on_one_new_cookie_give_one_person(database):

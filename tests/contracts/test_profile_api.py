@@ -387,6 +387,15 @@ async def test_accounts_have_profiles_and_links_to_their_users(people):
         ("accounts", "g7", "2026-09-21T13:46:41.000Z", "2026-09-21T13:46:44.000Z"),
         ("accounts", "g8", "2026-09-21T13:46:43.000Z", "2026-09-21T13:46:43.000Z"),
     ]
+    [linked] = accounts[0]["external_ids"]
+    assert linked | {"created_at": ""} == {
+        "id": "g7",
+        "type": "group_id",
+        "source_id": "web",
+        "collection": "accounts",
+        "created_at": "",
+        "encoding": "none",
+    }
     users = await every(people, f"{ACCOUNTS}/group_id:g7/links", limit=1)
     assert sorted(tuple(sorted(one["id"] for one in user["external_ids"])) for user in users) == [("a1", "u1"), ("u2",)]
     shapes.LinksPage.model_validate((await people.get(f"{ACCOUNTS}/group_id:g7/links")).body)

@@ -150,9 +150,20 @@ def test_a_split_says_what_it_did_and_how_to_lift_it():
     }
     told = printed(split_text(done))
     assert told.splitlines()[0] == "taken apart: spl_1"
-    for line in ("link cut anonymous_id:a2 and user_id:u1", "merge undone mrg_1", "millrace identity remerge spl_1"):
+    for line in (
+        "link cut anonymous_id:a2 and user_id:u1",
+        "merge undone mrg_1",
+        "destinations are told by 2 identifies",
+        "millrace identity remerge spl_1",
+    ):
         assert line in told
     assert "nothing was changed" in printed(split_text(done | {"dry_run": True}))
+
+
+def test_an_account_that_several_ids_belong_to_is_told_once():
+    account = {"account": "group_id:g7"}
+    told = printed(explanation_text(document(accounts=[account, account, {"account": "group_id:g8"}]), 40))
+    assert "together with group_id:g7, group_id:g8\n" in told
 
 
 def test_suspects_come_with_what_mends_them():

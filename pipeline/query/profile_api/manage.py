@@ -34,7 +34,8 @@ def summary(found: Found) -> ProfileView:
         id=found.id,
         collection="accounts" if head.collection == "accounts" else "users",
         external_ids=[
-            ExternalIdView(type=one.type, id=one.value, created_at=iso(at)) for one, at in found.external_ids
+            ExternalIdView(type=one.external.type, id=one.external.value, created_at=iso(one.added_at))
+            for one in found.external_ids
         ],
         traits=values(found.traits),
         events=head.events,

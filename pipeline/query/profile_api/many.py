@@ -189,7 +189,7 @@ def _keys(connection: Connection, lead: Leaf, behind: str) -> list[str]:
 def _first(one: Found, lead: Leaf) -> str | None:
     """The id by which a profile is found when several lead to it."""
     now = datetime.now(UTC)
-    led = [str(two) for two, _ in one.external_ids if lead.holds(Person({}, (two,)), now)]
+    led = [str(two.external) for two in one.external_ids if lead.holds(Person({}, (two.external,)), now)]
     return min(led, key=str.encode, default=None)
 
 
@@ -214,7 +214,7 @@ def _matching(connection: Connection, candidates: Sequence[Found], search: Searc
     consent = preferences_of(connection, [one.id for one in candidates]) if search.asks("consent") else {}
 
     def person(one: Found) -> Person:
-        return Person(values(one.traits), [two for two, _ in one.external_ids], consent.get(one.id, {}))
+        return Person(values(one.traits), [two.external for two in one.external_ids], consent.get(one.id, {}))
 
     return [one for one in candidates if search.where.holds(person(one), now)]
 
@@ -280,7 +280,7 @@ def _at_their_first(
     """The users whose first link to these accounts is among the rows, in their order, with all their links to them."""
     heads = profiles.heads(connection, [one.node for one in rows])
     users = profiles.whole(connection, list({head.id: head for head in heads.values()}.values()))
-    owner = {str(one): user.id for user in users for one, _ in user.external_ids}
+    owner = {str(one.external): user.id for user in users for one in user.external_ids}
     links = [one for one in people.links_of_users(connection, owner) if one.account in accounts]
     grouped = _grouped((owner[one.node], one) for one in links)
     first = {user: min((one.account, one.node) for one in group) for user, group in grouped.items()}

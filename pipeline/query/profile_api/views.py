@@ -7,7 +7,7 @@ from pipeline.profile import Traits, latest_preferences, preferences, stamp_of, 
 from pipeline.query.pages import limit_of, opened, sealed
 from pipeline.store.consent import Stated
 from pipeline.store.people import Link
-from pipeline.store.profiles import Found, Head, Id, Merged, brought_by
+from pipeline.store.profiles import Found, Head, Held, Id, Merged, brought_by
 from schemas.errors import Refused
 from schemas.events import ExternalId, iso
 from schemas.exact_json import json_loads
@@ -148,19 +148,20 @@ def link_item(collection: str, other: Found, links: Sequence[Link], most: int) -
     return {
         "to_collection": collection,
         "id": other.id,
-        "external_ids": [id_view(collection, one, at) for one, at in other.external_ids[:most]],
+        "external_ids": [id_view(collection, one) for one in other.external_ids[:most]],
         "linked_at": iso(min(one.first_at for one in links)),
         "last_seen_at": iso(max(one.last_at for one in links)),
     }
 
 
-def id_view(collection: str, one: ExternalId, added_at: int) -> dict[str, Any]:
+def id_view(collection: str, one: Held) -> dict[str, Any]:
     """An external id in short."""
     return {
-        "id": one.value,
-        "type": one.type,
+        "id": one.external.value,
+        "type": one.external.type,
+        "source_id": one.source or None,
         "collection": collection,
-        "created_at": iso(added_at),
+        "created_at": iso(one.added_at),
         "encoding": "none",
     }
 
@@ -187,7 +188,7 @@ def profile_item(found: Found, fields: frozenset[str], allowed: frozenset[str] |
     """A profile with the fields that were asked for; `allowed` are the only traits that are shown."""
     item: dict[str, Any] = {"id": found.id}
     if "external_ids" in fields:
-        item["external_ids"] = [id_view(found.head.collection, one, at) for one, at in found.external_ids]
+        item["external_ids"] = [id_view(found.head.collection, one) for one in found.external_ids]
     named = {one.removeprefix("traits.") for one in fields if one.startswith("traits.")}
     if "traits" in fields or named:
         item["traits"] = {
