@@ -145,17 +145,21 @@ class Appender:
             self._feeding = asyncio.create_task(self._feed_all())
 
     async def _feed_all(self) -> None:
-        while self._ready:
-            lane = self._ready.popleft()
-            if not lane.waiting:  # they were told that it took too long
-                self._go_on(lane)
-                continue
-            lane.sending = _take(lane.waiting)
-            try:
-                await self._send(lane)
-            except Exception as error:
-                self._ended(lane, error)
-        self._feeding = None
+        try:
+            while self._ready:
+                await self._begin(self._ready.popleft())
+        finally:
+            self._feeding = None
+
+    async def _begin(self, lane: _Lane) -> None:
+        if not lane.waiting:  # they were told that it took too long
+            self._go_on(lane)
+            return
+        lane.sending = _take(lane.waiting)
+        try:
+            await self._send(lane)
+        except Exception as error:
+            self._ended(lane, error)
 
     async def _send(self, lane: _Lane) -> None:
         """Returns once the client has the lane's batch, which it holds on to for however long the cluster takes."""
