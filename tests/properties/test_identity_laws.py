@@ -55,6 +55,29 @@ def test_the_same_log_gives_the_same_graph(history):
     assert play(list(enumerate(history)), Rules()) == play(list(enumerate(history)), Rules())
 
 
+MOVING = Rules(
+    IdentityConfig(
+        types={"anonymous_id": IdTypeConfig(latest_owner=True, limit=1_000_000), "email": IdTypeConfig(limit=1_000_000)}
+    )
+)
+
+
+@given(histories, st.sampled_from([Rules(), UNLIMITED, MOVING]))
+def test_events_that_share_their_ids_come_to_what_each_comes_to_with_its_own(history, rules):
+    """Merges and moves in between included."""
+    shared: dict[tuple[ExternalId, ...], list[ExternalId]] = {}
+    made = []
+    for share in (True, False):
+        graph = Graph()
+        for number, (found, written, at) in enumerate(history * 2):
+            event = Event("s", "track", f"m{number}", None, None, at, None, 10, "server", None, None, b"{}")
+            given_ids = rules.arrange(found)[0]
+            given_ids = shared.setdefault(tuple(given_ids), given_ids) if share else given_ids
+            graph.apply(event, message_key("s", event.message_id), given_ids, written, rules)
+        made.append(graph)
+    assert made[0] == made[1]
+
+
 @given(histories)
 def test_a_profile_is_the_combination_of_its_nodes(history):
     graph = play(list(enumerate(history)), Rules())

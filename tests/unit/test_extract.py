@@ -234,6 +234,27 @@ def test_a_body_that_is_no_object_holds_nothing(body: bytes):
     assert Extract(Rules())(event) == Found([ExternalId("anonymous_id", "a1")], [], [], None)
 
 
+def test_what_a_visitors_events_share_is_no_part_of_what_one_of_them_says_beside_it():
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("page", {}),
+        ("track", {"context": {"device": {"type": "ios", "id": "d1"}}}),
+        ("track", {"properties": {"sku": 1}, "context": {"ip": "192.0.2.1"}}),
+        ("track", {"context": {"consent": {"categoryPreferences": {"ads": True}}}}),
+        ("track", {"context": {"groupId": "  "}}),
+        ("alias", {"previousId": "u0"}),
+        ("group", {"groupId": "g1", "traits": {"plan": "x"}}),
+        ("identify", {"traits": {"email": "a@x.test"}}),
+        ("track", {"context": {"traits": {"email": "b@x.test"}}}),
+        ("screen", {}),
+    ]
+    events = [
+        Event("web", kind, f"m{number}", "a1", "u1", 1, None, 1, "server", None, None, orjson.dumps(body))
+        for number, (kind, body) in enumerate(bodies * 2)
+    ]
+    one = Extract(Rules(CONFIG))
+    assert [one(event) for event in events] == [Extract(Rules(CONFIG))(event) for event in events]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"{'a':1}"])
 def test_a_body_that_is_no_json_is_an_error(body: bytes):
     event = Event("web", "track", "m", "a1", None, 1, None, 1, "server", None, None, body)
