@@ -88,6 +88,8 @@ class Resolved:
     fences: Sequence[Fence] = ()
     whole: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
     """What `materialize` made of it, once somebody shares that."""
+    said: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
+    """Its body, where somebody has decoded that and `materialize` comes next."""
 
 
 # ── Avro ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -553,8 +555,8 @@ def iso(micros: int) -> str:
     """ISO 8601 in UTC with milliseconds and `Z`: finer fractions have broken receivers (spec: tracking API).
 
     ValueError for a time outside the years 1 to 9999."""
-    seconds, rest = divmod(micros, 1_000_000)
-    return _second(seconds) + _FRACTIONS[rest // 1000]
+    millis = micros // 1000
+    return _second(millis // 1000) + _FRACTIONS[millis % 1000]
 
 
 # ── The event as destinations see it ──────────────────────────────────────────────────────────────────────────────
@@ -576,11 +578,14 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
     Adds `source`, `profileId` and `externalIds`, and to `context` what the server could tell; `originalTimestamp` is the client's `timestamp` verbatim. ValueError when the body is not a
     JSON object (the collector lets none through)."""
     source, kind, message_id, anonymous_id, user_id, timestamp, sent_at, received_at, _, ip, _, body = resolved.event
-    full = json_loads(body)
-    if not isinstance(full, dict):
-        raise ValueError("the body is not a JSON object")
+    full, resolved.said = resolved.said, None
+    if full is None:
+        full = json_loads(body)
+        if not isinstance(full, dict):
+            raise ValueError("the body is not a JSON object")
+    drop = full.pop
     for name in INTERNAL_FIELDS:
-        full.pop(name, None)
+        drop(name, None)
     full["originalTimestamp"] = full.get("timestamp") or full.get("originalTimestamp")
     if kind == "identify" and (traits := identified(full)) is not None:
         full["traits"] = traits
@@ -591,15 +596,15 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
     if sent_at is not None:
         full["sentAt"] = iso(sent_at)
     else:
-        full.pop("sentAt", None)
+        drop("sentAt", None)
     if anonymous_id is not None:
         full["anonymousId"] = anonymous_id
     else:
-        full.pop("anonymousId", None)
+        drop("anonymousId", None)
     if user_id is not None:
         full["userId"] = user_id
     else:
-        full.pop("userId", None)
+        drop("userId", None)
     if ip is not None:
         context = full.get("context")
         if not isinstance(context, dict):
@@ -610,7 +615,8 @@ def materialize(resolved: Resolved) -> dict[str, Any]:
         _add_context(full, resolved.context)
     full["source"] = source
     full["profileId"] = resolved.profile_id or None
-    full["externalIds"] = [{"type": kind, "id": value} for kind, value in resolved.external_ids]
+    ids = resolved.external_ids
+    full["externalIds"] = [{"type": kind, "id": value} for kind, value in ids] if ids else []
     return full
 
 

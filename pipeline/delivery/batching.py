@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -76,10 +77,13 @@ def switches(action: Action[Any, Any], mapping: MappingConfig) -> Mapping[str, A
     return {name: mapping.mapping[name] for name in SWITCHES if name in mapping.mapping and name not in fields}
 
 
+_encoded: Final = partial(tuple.__new__, EncodedEvent)  # a third of the cost of calling the class
+
+
 def encoded(event: RawEvent) -> EncodedEvent:
     """A whole event as JSON. ValueError as above."""
     try:
-        return EncodedEvent(event["messageId"], json_dumps(event))
+        return _encoded((event["messageId"], json_dumps(event)))
     except (TypeError, ValueError) as error:
         raise _no_json() from error
 

@@ -33,7 +33,7 @@ from pipeline.delivery.shared import reading
 from pipeline.delivery.throttle import Leftover, Throttle
 from pipeline.delivery.turns import Shares
 from pipeline.functions.installed import Insert
-from pipeline.log import Batch, Log, Record, Subscription
+from pipeline.log import Batch, Log, Subscription
 from pipeline.privacy.placeholder import is_erased, without_person
 from pipeline.running import steadily
 from pipeline.store import erasures, ledger
@@ -102,9 +102,9 @@ class Courier:
         self._stop = stop
         self._world = world
         self._log = log.bind(destination=destination.name)
-        self._decide = decide or rules(destination)
         self._routing = routing(destination)
         self._encode = early(self._routing, insert)
+        self._decide = decide or rules(destination, whole_next=self._encode is not None)
         self._most = max(
             [route.batching.most for route in self._routing.routes] or [action.max_batch for action in actions]
         )
@@ -470,7 +470,7 @@ class Courier:
         gone: dict[Item, Outcome] = {}
         for item, place in zip(items, places, strict=True):
             value = values.get(place)
-            event = Unreadable("no longer in the ledger") if value is None else decode(_record(value))
+            event = Unreadable("no longer in the ledger") if value is None else decode(value)
             if isinstance(event, Unreadable):
                 gone[item] = Rejected(event.reason)
             elif is_erased(event.event):
@@ -706,7 +706,3 @@ def _origins(batch: Batch) -> Iterator[Origin]:
 def _without(events: Sequence[Resolved | Unreadable], gone: Collection[Origin]) -> list[Resolved | Unreadable]:
     """The same with nothing personal of what is gone."""
     return [without_person(one) if isinstance(one, Resolved) and one.origin in gone else one for one in events]
-
-
-def _record(value: bytes) -> Record:
-    return Record(b"", value, 0)

@@ -5,16 +5,17 @@ The order is the reference's: connection, supported type, consent, `integrations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict
 
 import msgspec
 
 from pipeline.delivery.limits import Destination
-from pipeline.delivery.shared import Latest, whole
+from pipeline.delivery.shared import Latest, is_shared, whole
 from pipeline.language.rules import compile_rules
 from pipeline.log import Record
 from schemas.config import FilterConfig
 from schemas.events import Event, Resolved, decode_resolved
+from schemas.exact_json import json_loads
 
 SOURCE_NOT_CONNECTED: Final = "SOURCE_NOT_CONNECTED"
 UNSUPPORTED_EVENT_TYPE: Final = "UNSUPPORTED_EVENT_TYPE"
@@ -36,15 +37,15 @@ class Unreadable:
     reason: str
 
 
-def decode(record: Record) -> Resolved | Unreadable:
-    """The event of a record of `resolved`. Knows no destination, so that its result can serve all of them."""
+def decode(value: bytes) -> Resolved | Unreadable:
+    """The event of a value of `resolved`. Knows no destination, so that its result can serve all of them."""
     try:
-        return decode_resolved(record.value)
+        return decode_resolved(value)
     except ValueError as error:
         return Unreadable(str(error))
 
 
-_latest: Final[Latest[Resolved | Unreadable]] = Latest(lambda value: decode(Record(b"", value, 0)))
+_latest: Final[Latest[Resolved | Unreadable]] = Latest(decode)
 
 
 def decoded(partition: int, records: Sequence[Record]) -> list[Resolved | Unreadable]:
@@ -52,8 +53,9 @@ def decoded(partition: int, records: Sequence[Record]) -> list[Resolved | Unread
     return _latest.of(partition, records)
 
 
-def rules(destination: Destination) -> Decide:
-    """The destination's decision, with everything looked up once."""
+def rules(destination: Destination, *, whole_next: bool = False) -> Decide:
+    """The destination's decision, with everything looked up once. `whole_next`: what passes is made whole next, so that its body is
+    decoded once for both."""
     types = frozenset(kind for action in destination.definition.actions for kind in action.types)
     sources = destination.sources
     names = (destination.name, destination.definition.name)
@@ -61,6 +63,7 @@ def rules(destination: Destination) -> Decide:
     plain = _filter(destination.filter)
     passes = compile_rules(destination.filter.where, destination.filters).passes
     consent = destination.consent
+    read = _everything if whole_next else _consenting if consent else _little
 
     def decide(resolved: Resolved) -> str | None:
         event = resolved.event
@@ -70,24 +73,62 @@ def rules(destination: Destination) -> Decide:
             return SOURCE_NOT_CONNECTED
         if event.type not in types:
             return UNSUPPORTED_EVENT_TYPE
-        body: _Body
+        body = read(resolved)
         if consent:
-            body = stated = _parse(_body_with_context, event.body)
-            tells = event.type == "track" and body.event == CONSENT_EVENT
-            if not tells and not consented(stated.context, consent):
+            tells = event.type == "track" and body.get("event") == CONSENT_EVENT
+            if not tells and not consented(body.get("context"), consent):
                 return FILTERED_BY_END_USER_CONSENT
-        else:
-            body = _parse(_body, event.body)
-        said = body.integrations
+        said = body.get("integrations")
         if isinstance(said, dict) and said and not allowed(said, names, warehouse=warehouse):
             return FILTERED_BY_INTEGRATIONS_OBJECT
-        if body.metadata is not None and sent_by_device(body.metadata, names):
+        metadata = body.get("_metadata")
+        if metadata is not None and sent_by_device(metadata, names):
             return MESSAGE_SENT_CLIENT_SIDE
         if (plain is not None and not plain(event, body)) or (passes is not None and not passes(whole(resolved))):
             return FILTERED_BY_RULES
         return None
 
     return decide
+
+
+# ── What is looked at of a body ──────────────────────────────────────────────────────────────────────────────────
+
+Body = Mapping[str, Any]
+"""The fields that decisions look at, those that are there, and perhaps others."""
+
+# Cheaper than to look for a name in the bytes first, and an escaped name is found too.
+_LITTLE: Final = TypedDict("_LITTLE", {"integrations": Any, "_metadata": Any, "event": Any}, total=False)
+_little_of: Final = msgspec.json.Decoder(_LITTLE).decode
+_CONSENTING: Final = TypedDict(
+    "_CONSENTING", {"integrations": Any, "_metadata": Any, "event": Any, "context": Any}, total=False
+)
+_consenting_of: Final = msgspec.json.Decoder(_CONSENTING).decode
+
+
+def _little(resolved: Resolved) -> Body:
+    return _parsed(_little_of, resolved.event.body)
+
+
+def _consenting(resolved: Resolved) -> Body:
+    return _parsed(_consenting_of, resolved.event.body)
+
+
+def _everything(resolved: Resolved) -> Body:
+    """Leaves it with the event, for `materialize`. What is shared would keep it for too long, and needs it only once."""
+    if is_shared(resolved):
+        return _consenting(resolved)
+    said = resolved.said = _parsed(json_loads, resolved.event.body)
+    return said
+
+
+def _parsed(decode: Callable[[bytes], Any], body: bytes) -> dict[str, Any]:
+    try:
+        said = decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the body cannot be read: {error}") from error
+    if not isinstance(said, dict):
+        raise ValueError("the body cannot be read: not a JSON object")
+    return said
 
 
 # ── Consent ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,29 +145,6 @@ def consented(context: Any, categories: Sequence[str]) -> bool:
 
 
 # ── The integrations object ───────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Body(msgspec.Struct):
-    integrations: Any = None
-    metadata: Any = msgspec.field(default=None, name="_metadata")
-    event: Any = None
-
-
-class _BodyWithContext(_Body):
-    context: Any = None
-
-
-# Cheaper than to look for a name in the bytes first, and an escaped name is found too.
-_body: Final = msgspec.json.Decoder(_Body).decode
-_body_with_context: Final = msgspec.json.Decoder(_BodyWithContext).decode
-T = TypeVar("T")
-
-
-def _parse(decode: Callable[[bytes], T], body: bytes) -> T:
-    try:
-        return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"the body cannot be read: {error}") from error
 
 
 def allowed(said: Mapping[str, Any], names: Sequence[str], *, warehouse: bool) -> bool:
@@ -173,17 +191,18 @@ def sent_by_device(metadata: Any, names: Sequence[str]) -> bool:
 # ── The configured filter ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _filter(config: FilterConfig) -> Callable[[Event, _Body], bool] | None:
+def _filter(config: FilterConfig) -> Callable[[Event, Body], bool] | None:
     if config.types is None and config.events is None:
         return None
     types = None if config.types is None else frozenset(config.types)
     names = None if config.events is None else frozenset(config.events)
 
-    def passes(event: Event, body: _Body) -> bool:
+    def passes(event: Event, body: Body) -> bool:
         if types is not None and event.type not in types:
             return False
         if names is None or event.type != "track":
             return True
-        return isinstance(body.event, str) and body.event in names
+        name = body.get("event")
+        return isinstance(name, str) and name in names
 
     return passes

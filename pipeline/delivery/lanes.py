@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Final
 
 from destinations.contract import EncodedEvent
@@ -92,20 +93,20 @@ class Item:
 
 
 class Lane:
-    """A profile's events, in order. `due` is when its head may go, None while it may go or is in flight."""
+    """A profile's events, in order. `due` is when its head may go, None while it may go or is in flight. Most are made for one event,
+    and gone with it."""
 
-    __slots__ = ("asked", "awaits", "busy", "due", "key", "partition", "profile", "queue", "queued")
+    busy = False
+    queued = False  # in a queue of lanes that are ready, or held by a fence
+    awaits: Awaited | None = None  # what the fence is about
+    due: float | None = None
+    asked = False  # the service said when
 
     def __init__(self, partition: "Partition", profile: str, key: str | int) -> None:
         self.partition = partition
         self.profile = profile
         self.key = key
-        self.queue: deque[Item] = deque()
-        self.busy = False
-        self.queued = False  # in a queue of lanes that are ready, or held by a fence
-        self.awaits: Awaited | None = None  # what the fence is about
-        self.due: float | None = None
-        self.asked = False  # the service said when
+        self.queue: list[Item] = []  # mostly short; a deque begins with room for 64
 
 
 class Partition:
@@ -210,7 +211,7 @@ class Lanes:
             lanes.setdefault(lane, []).append(_restored(lane, listed))
         for lane, items in lanes.items():
             partition.outstanding += len(items)
-            lane.queue = deque(sorted((*items, *lane.queue), key=_offset))
+            lane.queue = sorted((*items, *lane.queue), key=_offset)
             lane.due = None
             if lane.awaits is not None:
                 self.fences.forget(lane)
@@ -219,14 +220,13 @@ class Lanes:
                 self._ready(lane)
         self.resort()
 
-    def give_back(self, lane: Lane, items: Iterable[Item]) -> None:
+    def give_back(self, lane: Lane, items: Sequence[Item]) -> None:
         """Ends a lane's attempt: `items` are those taken that are not settled, in order."""
         lane.busy = False
-        back = list(items)
-        if back and lane.queue and lane.queue[0].offset < back[-1].offset:  # some were put back meanwhile
-            lane.queue = deque(sorted((*back, *lane.queue), key=_offset))
-        elif back:
-            lane.queue.extendleft(reversed(back))
+        if items and lane.queue and lane.queue[0].offset < items[-1].offset:  # some were put back meanwhile
+            lane.queue = sorted((*items, *lane.queue), key=_offset)
+        elif items:
+            lane.queue[:0] = items
         if not lane.queue:
             lane.partition.lanes.pop(lane.key, None)
         elif lane.due is None:
@@ -298,8 +298,11 @@ class Lanes:
         `several`: more than one event of a profile may go together."""
         queue = self._late if late else self._fresh
         chunk: list[Item] = []
-        while len(chunk) < most and _live_head(queue):
+        while len(chunk) < most and queue:
             lane = queue[0]
+            if not lane.partition.live:
+                queue.popleft()
+                continue
             most = min(most, lane.queue[0].most)
             if len(chunk) >= most:
                 break
@@ -307,10 +310,7 @@ class Lanes:
             lane.queued = False
             lane.busy = True
             room = most - len(chunk) if several else 1
-            if self._shares is None:
-                chunk += _heads(lane, room)
-            else:
-                chunk += _shared(lane, room, self._shares)
+            chunk += _heads(lane, room) if self._shares is None else _shared(lane, room, self._shares)
         return chunk
 
     # ── Inside ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -351,10 +351,17 @@ def _live_head(queue: deque[Lane] | Turns[Lane]) -> bool:
 def _heads(lane: Lane, most: int) -> list[Item]:
     """The first events of a lane, each within the chunk size that all of them allow."""
     queue = lane.queue
-    taken = [queue.popleft()]
-    most = min(most, taken[0].most)
-    while queue and len(taken) < most and not (head := queue[0]).fences and len(taken) < head.most:
-        taken.append(queue.popleft())
+    if len(queue) == 1:
+        lane.queue = []
+        return queue
+    most = min(most, queue[0].most)
+    count = 1
+    for item in islice(queue, 1, most):
+        if item.fences or item.most <= count:
+            break
+        count += 1
+    taken = queue[:count]
+    del queue[:count]
     return taken
 
 

@@ -131,7 +131,7 @@ async def recorded(log: Log, since: int, advance: Callable[[int, int], None]) ->
             for record in batch.records:
                 if record.offset >= end:
                     break
-                decoded = decode(record)
+                decoded = decode(record.value)
                 if isinstance(decoded, Unreadable):
                     continue  # a dead letter under any configuration
                 origin = decoded.origin

@@ -100,7 +100,7 @@ class Judge:
         )
         judged: list[tuple[Record, Resolved | None, str | None]] = []
         for record in batch.records:
-            decoded = decode(record)
+            decoded = decode(record.value)
             if isinstance(decoded, Unreadable):
                 judged.append((record, None, None))
             else:

@@ -107,4 +107,9 @@ def whole(resolved: Resolved) -> RawEvent:
 def passing(resolved: Resolved) -> RawEvent:
     """`whole` for a use after which nobody here asks again: kept for others only, since what goes at once is freed while it is at
     hand."""
-    return whole(resolved) if resolved.whole is not None or _readers.several else materialize(resolved)
+    return whole(resolved) if is_shared(resolved) else materialize(resolved)
+
+
+def is_shared(resolved: Resolved) -> bool:
+    """Whether others have made it whole, or may want that."""
+    return resolved.whole is not None or _readers.several

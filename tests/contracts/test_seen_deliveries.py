@@ -18,7 +18,6 @@ from pipeline.delivery.decide import decode
 from pipeline.delivery.lanes import Item, Lane, Partition
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.observing import CAUSES, Observer
-from pipeline.log import Record
 from pipeline.query import alerts as told
 from pipeline.query.destinations import statuses
 from pipeline.query.metrics import exposition
@@ -67,7 +66,7 @@ def observer(tmp_path: Path, clock: Clock) -> Observer:
 
 def item(message_id: str, **body: Any) -> Item:
     made = Item(Lane(Partition(Claim(0, 0, 0, {}, ())), "ann", 0), 0, "web", message_id)
-    event = decode(Record(b"ann", resolved(message_id, "ann", Origin(0, 0), **body), 0))
+    event = decode(resolved(message_id, "ann", Origin(0, 0), **body))
     assert isinstance(event, Resolved)
     made.resolved, made.received_at = event, event.event.received_at
     return made
