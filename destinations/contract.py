@@ -49,6 +49,9 @@ class Filtered:
 
 Outcome = Delivered | Retry | Rejected | Filtered
 DELIVERED: Final = Delivered()
+UNTRIED: Final = Retry("interrupted", after=0.0)
+"""This very object: nothing was tried, for want of time. The event goes again as if nothing had been; those that follow it in the call
+are UNTRIED too."""
 
 
 class Settings(BaseModel):

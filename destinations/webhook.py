@@ -23,6 +23,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from destinations.contract import (
     DELIVERED,
+    UNTRIED,
     Action,
     Definition,
     EncodedEvent,
@@ -36,6 +37,7 @@ from destinations.contract import (
     Settings,
     mapped,
 )
+from destinations.deadline import time_left
 from destinations.http.failure import ExchangeFailed
 from destinations.http.request import Request
 from destinations.oauth import OAuth, Tokens, tokens_of
@@ -147,7 +149,7 @@ async def _ask(webhook: Webhook, bearing: Mapping[str, str]) -> Outcome:
 
 
 async def send_events(webhook: Webhook, batch: Sequence[EncodedEvent]) -> Sequence[Outcome]:
-    """Posts the batch in requests of at most `batch_size` events, one after another."""
+    """Posts the batch in requests of at most `batch_size` events, one after another, for as long as there is time."""
     return await _send_all(webhook, [one.message_id for one in batch], [one.json for one in batch])
 
 
@@ -158,13 +160,19 @@ async def send_data(webhook: Webhook, batch: Sequence[Data]) -> Sequence[Outcome
 
 async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequence[bytes]) -> Sequence[Outcome]:
     """Once a request has to come back later, so do the events after it: one of them may be of the same profile. A request
-    that is rejected holds nothing back."""
+    that is rejected holds nothing back. No request is begun that may be cut off in the middle, which would take the answers
+    to those before it along."""
     outcomes: list[Outcome] = []
+    most = webhook.settings.timeout
     for bodies in requests(batch, webhook.settings.batch_size):
         start = len(outcomes)
+        left = time_left() - _SPARE
+        if outcomes and left < min(most, _AMPLE):
+            return outcomes + [UNTRIED] * (len(batch) - len(outcomes))
         part = message_ids[start : start + len(bodies)]
+        body = b"[" + b",".join(bodies) + b"]"
         try:
-            outcome = await _post(webhook, webhook.events, idempotency_key(part), b"[" + b",".join(bodies) + b"]")
+            outcome = await _post(webhook, webhook.events, idempotency_key(part), body, min(most, max(left, _SPARE)))
         except CredentialsRejected as error:
             if not outcomes:
                 raise
@@ -173,6 +181,10 @@ async def _send_all(webhook: Webhook, message_ids: Sequence[str], batch: Sequenc
         if isinstance(outcome, Retry):
             return outcomes + [outcome] * (len(batch) - len(outcomes))
     return outcomes
+
+
+_SPARE: Final = 0.5  # seconds of a call's time that its last request leaves
+_AMPLE: Final = 10.0  # seconds that have to be left for a further request, where it may take as long
 
 
 def requests(batch: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
@@ -217,20 +229,21 @@ async def forget(webhook: Webhook, people: Sequence[Person]) -> Sequence[Outcome
             "profileIds": list(person.profiles),
             "deletedAt": person.deleted_at,
         }
-        outcomes.append(await _post(webhook, request, person.regulation, json_dumps(notice)))
+        body = json_dumps(notice)
+        outcomes.append(await _post(webhook, request, person.regulation, body, webhook.settings.timeout))
     return outcomes
 
 
-async def _post(webhook: Webhook, request: Request, key: str, body: bytes) -> Outcome:
+async def _post(webhook: Webhook, request: Request, key: str, body: bytes, timeout: float) -> Outcome:
     settings, env = webhook.settings, webhook.env
     now = env.now()
     headers = {"Idempotency-Key": key}
     if settings.secret is not None:
         headers["Millrace-Signature"] = signature(settings.secret.get_secret_value(), int(now), body)
     if webhook.tokens is None:
-        return await send(env.http, request, body, headers, timeout=settings.timeout, now=now)
+        return await send(env.http, request, body, headers, timeout=timeout, now=now)
     return await webhook.tokens.authorized(
-        lambda bearing: send(env.http, request, body, {**headers, **bearing}, timeout=settings.timeout, now=now)
+        lambda bearing: send(env.http, request, body, {**headers, **bearing}, timeout=timeout, now=now)
     )
 
 

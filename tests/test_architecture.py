@@ -16,6 +16,7 @@ MAY_IMPORT = {
         "schemas",
         "pipeline.log",
         "destinations.contract",
+        "destinations.deadline",
         "destinations.exchanges",
         "destinations.guard",
         "destinations.http",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from destinations.contract import DELIVERED, Delivered, EncodedEvent, Filtered, Outcome, Rejected, Retry
+from destinations.contract import DELIVERED, UNTRIED, Delivered, EncodedEvent, Filtered, Outcome, Rejected, Retry
+from destinations.deadline import ends_at
 from pipeline.delivery.batching import encoded
 from pipeline.delivery.decide import UNSUPPORTED_EVENT_TYPE
 from pipeline.delivery.done import Done
@@ -38,6 +39,7 @@ class Attempt:
     retried: bool = False  # it wants at least one again
     broken: bool = False
     faulty: bool = False  # broken by a bug, not by a time-out
+    interrupted: bool = False  # a call had no time for the last of its events
     error: Exception | None = None
     credentials: str | None = None
 
@@ -100,7 +102,7 @@ async def attempt(
         outcomes = await _call(route, client, made, [one.payload for one in jobs], timeout)
         for job, outcome in zip(jobs, outcomes, strict=False):
             job.going.outcomes[route.name] = outcome
-        if made.broken or made.credentials is not None:
+        if made.broken or made.interrupted or made.credentials is not None:
             break
         lanes = _left(lanes, jobs)
     for one in going:
@@ -260,9 +262,10 @@ def _left(lanes: Sequence[deque[_Job]], jobs: Sequence[_Job]) -> list[deque[_Job
 
 
 async def _call(route: Route, client: Any, made: Attempt, payloads: Sequence[Any], timeout: float) -> Sequence[Outcome]:
-    """One outcome per payload; none where the credentials were rejected."""
+    """One outcome per payload; none where the credentials were rejected, nor for what the call had no time for."""
     try:
         async with asyncio.timeout(timeout) as limit:
+            ends_at(asyncio.get_running_loop().time() + timeout)
             outcomes = await route.action.deliver(client, payloads)
         if len(outcomes) != len(payloads):
             raise ValueError(f"{len(outcomes)} outcomes for {len(payloads)} events")
@@ -276,6 +279,9 @@ async def _call(route: Route, client: Any, made: Attempt, payloads: Sequence[Any
         made.faulty = not (isinstance(error, TimeoutError) and limit.expired())
         made.error = error if made.faulty else None
         outcomes = [Retry(type(error).__name__ if made.faulty else "timeout")] * len(payloads)
+    if outcomes and outcomes[-1] is UNTRIED:
+        made.interrupted = True
+        outcomes = outcomes[: next(index for index, one in enumerate(outcomes) if one is UNTRIED)]
     kinds = set(map(type, outcomes))
     made.retried = made.retried or Retry in kinds
     made.answered = made.answered or bool(kinds - {Retry})

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from destinations.contract import DELIVERED, Outcome, RawEvent, Rejected, Retry
+from destinations.contract import DELIVERED, UNTRIED, Outcome, RawEvent, Rejected, Retry
+from destinations.deadline import time_left
 from pipeline.delivery.engine import Limits, World
 from pipeline.store import schema
 from schemas.config import FilterConfig
@@ -276,6 +277,25 @@ async def test_a_call_that_hangs_is_ended_and_tried_again(world: DeliveryWorld) 
     await world.emit("m1")
     await world.run_until_idle()
     assert await world.listed() == [Listed("m1", "delivered", 2, "")]
+
+
+async def test_what_a_call_had_no_time_for_goes_again_at_once_and_in_order_and_counts_as_no_failure(
+    world: DeliveryWorld,
+) -> None:
+    left: list[float] = []
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        left.append(time_left())
+        return [DELIVERED] + [UNTRIED] * (len(batch) - 1)
+
+    world.add(script, atomic=True)
+    for name in ("m1", "m2", "m3"):
+        await world.emit(name, "ann")
+    await world.run_until_idle()
+    assert world.tried() == [("m1", "m2", "m3"), ("m2", "m3"), ("m3",)]
+    assert await world.books() == {"web": Book(delivered=3)}
+    assert await world.listed() == []
+    assert all(0 < one <= world.limits.attempt for one in left)
 
 
 async def test_the_position_does_not_wait_for_a_call_that_hangs(world: DeliveryWorld) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from destinations import webhook
 from destinations.contract import (
     DELIVERED,
+    UNTRIED,
     Action,
     Definition,
     Delivered,
@@ -26,12 +28,14 @@ from destinations.contract import (
 )
 from pipeline.delivery.attempt import Attempt, attempt, early
 from pipeline.delivery.batching import Batching, encoded
+from pipeline.delivery.decide import rules
 from pipeline.delivery.lanes import Item, Partition
 from pipeline.delivery.limits import Destination
 from pipeline.delivery.mapping import Routing, routing
 from pipeline.delivery.shared import whole
 from pipeline.functions.installed import Insert
 from pipeline.store.ledger import Claim
+from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected
 from schemas.events import Origin, Resolved, decode_resolved, materialize
 from tests.unit.delivery_world import NoSettings, resolved
@@ -72,6 +76,13 @@ def service(answers: Answers, got: list[list[EncodedEvent]], *, atomic: bool = T
     return routing(Destination(name="service", definition=definition, settings=NoSettings()))
 
 
+def crm(events: list[str], consent: tuple[str, ...]) -> Destination:
+    filter_ = FilterConfig(types=None, events=events, where=None)
+    definition = replace(webhook.definition, name="crm")
+    settings = webhook.WebhookSettings.model_validate({"url": "http://127.0.0.1:1/"})
+    return Destination(name="crm", definition=definition, settings=settings, filter=filter_, consent=consent)
+
+
 async def nothing(events: Sequence[Resolved]) -> Sequence[Resolved | Outcome]:
     """A function that changes nothing."""
     return events
@@ -110,6 +121,16 @@ def test_both_ways_come_to_the_same(events: list[tuple[str, str]], told: Answers
     assert len({repr(seen(asyncio.run(attempt(way, None, chunk(events), 5.0)))) for way in ways}) == 1
 
 
+@pytest.mark.parametrize("short", [True, False])
+async def test_what_a_call_had_no_time_for_is_as_if_nothing_had_been(short: bool) -> None:
+    got: list[list[EncodedEvent]] = []
+    way = service({"m1": UNTRIED, "m2": UNTRIED}, got)
+    items = chunk([("a", "track"), ("a", "track"), ("b", "track")])
+    made = await attempt(way if short else replace(way, only=None), None, items, 5.0)
+    assert seen(made) == ([DELIVERED, None, None], True, False, False, False, "None", None)
+    assert [len(call) for call in got] == [3]
+
+
 async def test_events_come_as_the_json_of_what_destinations_see() -> None:
     got: list[list[EncodedEvent]] = []
     items = chunk([("a", "track"), ("b", "track")], properties={"price": 9.5, "name": "Zoë"})
@@ -119,6 +140,34 @@ async def test_events_come_as_the_json_of_what_destinations_see() -> None:
     assert [[(one.message_id, orjson.loads(one.json)) for one in call] for call in got] == [
         [("m0", expected[0]), ("m1", expected[1])]
     ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event":"Bought","properties":{"price":1e999}}',
+        b'{"event":"Bought","integrations":{"crm":false}}',
+        b'{"event":"Bought","_metadata":{"bundled":["crm"]},"writeKey":"secret"}',
+        b'{"event":"Sold","sentAt":"then","context":{"consent":{"categoryPreferences":{"ads":true}}}}',
+        b'{"event":"Bought","context":{"consent":{"categoryPreferences":{"ads":false}}}}',
+        b"[]",
+        b"{",
+    ],
+)
+@pytest.mark.parametrize("consent", [(), ("ads",)])
+def test_decisions_and_events_are_the_same_where_the_body_is_decoded_once_for_both(
+    body: bytes, consent: tuple[str, ...]
+) -> None:
+    (item,) = chunk([("a", "track")])
+    assert item.resolved is not None
+    one = replace(item.resolved, event=item.resolved.event._replace(body=body))
+    shown: list[object] = []
+    for whole_next in (False, True):
+        decide = rules(crm(events=["Bought"], consent=consent), whole_next=whole_next)
+        with suppress(ValueError):
+            shown += [decide(one), materialize(one), one.said]
+        shown.append(None)
+    assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
 
 
 @pytest.mark.parametrize("insert", [None, nothing])

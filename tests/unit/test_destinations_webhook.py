@@ -1,18 +1,24 @@
 """The webhook's pure parts, its settings and its check. What it sends is in tests/golden/webhook."""
 
+import asyncio
 import hashlib
 import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from destinations.contract import Env
+from destinations.contract import DELIVERED, UNTRIED, EncodedEvent, Env, Outcome
+from destinations.deadline import ends_at
 from destinations.guard import Outbound
-from destinations.http.client import session
+from destinations.http.answer import Answer
+from destinations.http.client import Client, session
+from destinations.http.request import Request
 from destinations.webhook import MAX_BODY_BYTES, WebhookSettings, definition, idempotency_key, requests, signature
 from schemas.errors import CredentialsRejected, Unavailable
 
@@ -104,3 +110,43 @@ async def test_check_names_what_keeps_it_from_the_receiver() -> None:
         async with definition.connect(settings(), env) as webhook:
             with pytest.raises(Unavailable, match="webhook: connection refused"):
                 await definition.check(webhook)
+
+
+@dataclass
+class Slow:
+    """A receiver that takes its time: after each request so many seconds of the call are left. Notes what each was given."""
+
+    left: list[float]
+    timeouts: list[float] = field(default_factory=list)
+
+    async def send(self, request: Request, body: bytes, headers: Mapping[str, str], *, timeout: float) -> Answer:
+        self.timeouts.append(round(timeout, 1))
+        ends_at(asyncio.get_running_loop().time() + self.left.pop(0))
+        return Answer(200, [], b"", True)
+
+
+async def sent(receiver: Slow, left: float, **more: Any) -> list[Outcome]:
+    """What comes of four events, one a request, in a call that is cut off after `left` seconds."""
+    env = Env(http=cast(Client, receiver), now=lambda: 0.0, folder=".")
+    async with definition.connect(settings(batch_size=1, **more), env) as webhook:
+        ends_at(asyncio.get_running_loop().time() + left)
+        events = [EncodedEvent(f"m{number}", b"{}") for number in range(4)]
+        return list(await definition.actions[0].deliver(webhook, events))
+
+
+async def test_a_call_ends_with_what_is_done_before_it_is_cut_off_in_the_middle() -> None:
+    receiver = Slow(left=[20.0, 10.4])
+    assert await sent(receiver, 30.0) == [DELIVERED, DELIVERED, UNTRIED, UNTRIED]
+    assert receiver.timeouts == [10.0, 10.0]
+
+
+async def test_a_receiver_that_has_to_be_quick_gets_requests_for_longer() -> None:
+    receiver = Slow(left=[20.0, 10.4, 2.4])
+    assert await sent(receiver, 30.0, timeout=2) == [DELIVERED, DELIVERED, DELIVERED, UNTRIED]
+    assert receiver.timeouts == [2.0, 2.0, 2.0]
+
+
+async def test_a_request_may_take_what_the_call_has_left_and_the_first_one_is_always_made() -> None:
+    receiver = Slow(left=[25.0, 12.0, 9.0])
+    assert await sent(receiver, 5.0, timeout=300) == [DELIVERED, DELIVERED, DELIVERED, UNTRIED]
+    assert receiver.timeouts == [4.5, 24.5, 11.5]
