@@ -3,7 +3,7 @@
 from itertools import permutations
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.graph import Graph
@@ -63,13 +63,14 @@ MOVING = Rules(
 
 
 @given(histories, st.sampled_from([Rules(), UNLIMITED, MOVING]))
+@example([([ExternalId("user_id", one), ExternalId("anonymous_id", "1")], {}, 1) for one in "1123"], MOVING)
 def test_events_that_share_their_ids_come_to_what_each_comes_to_with_its_own(history, rules):
     """Merges and moves in between included."""
     shared: dict[tuple[ExternalId, ...], list[ExternalId]] = {}
     made = []
     for share in (True, False):
         graph = Graph()
-        for number, (found, written, at) in enumerate(history * 2):
+        for number, (found, written, at) in enumerate([*history, *history, *reversed(history)]):
             event = Event("s", "track", f"m{number}", None, None, at, None, 10, "server", None, None, b"{}")
             given_ids = rules.arrange(found)[0]
             given_ids = shared.setdefault(tuple(given_ids), given_ids) if share else given_ids

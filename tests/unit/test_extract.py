@@ -248,8 +248,9 @@ def test_what_a_visitors_events_share_is_no_part_of_what_one_of_them_says_beside
         ("screen", {}),
     ]
     events = [
-        Event("web", kind, f"m{number}", "a1", "u1", 1, None, 1, "server", None, None, orjson.dumps(body))
+        Event("web", kind, f"m{number}", device, user, 1, None, 1, "server", None, None, orjson.dumps(body))
         for number, (kind, body) in enumerate(bodies * 2)
+        for device, user in (("a1", "u1"), ("a1", None), (None, "u1"), ("u1", "a1"))
     ]
     one = Extract(Rules(CONFIG))
     assert [one(event) for event in events] == [Extract(Rules(CONFIG))(event) for event in events]
