@@ -7,7 +7,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from pipeline.log.contract import Draft
-from pipeline.log.kafka.batch import SMALLEST, RecordBatch
+from pipeline.log.kafka.batch import SMALLEST, RecordBatch, compressor
 
 PLAIN, ZSTD = 0, 4  # what the client library is asked for to write in the same codec
 
@@ -34,7 +34,7 @@ def read(batch: bytes) -> list[tuple[bytes, bytes, int, int]]:
     ],
 )
 def test_a_batch_is_read_as_the_records_it_was_made_of(rows: list[Draft]) -> None:
-    batch = RecordBatch(rows)
+    batch = RecordBatch(rows, compressor())
     expected = [(key, head + bytes(body), stamp, n) for n, (key, head, body, stamp) in enumerate(rows)]
     assert read(batch._build()) == expected
     assert (batch.record_count(), batch.size()) == (len(rows), len(batch._build()))
@@ -45,14 +45,14 @@ def test_a_batch_is_byte_for_byte_what_the_client_library_writes() -> None:
     builder = BatchBuilder(1 << 20, PLAIN)
     for key, head, body, stamp in rows:
         builder.append(timestamp=stamp, key=key, value=head + bytes(body))
-    ours = RecordBatch(rows)
+    ours = RecordBatch(rows, compressor())
     for one in (builder, ours):
         one._set_producer_state(producer_id=7, producer_epoch=2, base_sequence=300)
     assert ours._build() == bytes(builder._build())
 
 
 def test_a_batch_sent_once_more_has_the_same_bytes() -> None:
-    batch = RecordBatch([(b"k", b"head", b"body", 1)])
+    batch = RecordBatch([(b"k", b"head", b"body", 1)], compressor())
     batch._set_producer_state(7, 0, 0)
     assert batch._build() is batch._build()
 
@@ -63,6 +63,6 @@ def test_a_batch_sent_once_more_has_the_same_bytes() -> None:
     ids=["it saves something", "it is small", "it saves nothing"],
 )
 def test_records_are_compressed_where_that_saves_something(body: bytes, codec: int) -> None:
-    batch = RecordBatch([(b"k", b"", body, 1)])._build()
+    batch = RecordBatch([(b"k", b"", body, 1)], compressor())._build()
     assert int.from_bytes(batch[21:23], "big") == codec  # the attributes, says the protocol
     assert read(batch) == [(b"k", body, 1, 0)]

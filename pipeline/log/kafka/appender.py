@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 from isal.isal_zlib import crc32
 
 from pipeline.log.contract import Draft, Record, drafts_of
-from pipeline.log.kafka.batch import RecordBatch
+from pipeline.log.kafka.batch import RecordBatch, compressor
 from pipeline.log.kafka.connection import PATIENCE, Connection
 from pipeline.log.kafka.topics import MAX_BATCH_BYTES
 from schemas.errors import Unavailable
@@ -87,6 +87,7 @@ class Appender:
         self._connection = connection
         self._lanes = {topic: [_Lane(topic, one) for one in range(count)] for topic, count in counts.items()}
         self._budget = _Budget(IN_FLIGHT_BYTES)
+        self._compress = compressor()
         self._ready: deque[_Lane] = deque()  # have parts that wait and no batch under way
         self._feeding: asyncio.Task[None] | None = None
         self._busy = 0  # lanes
@@ -164,7 +165,7 @@ class Appender:
     async def _send(self, lane: _Lane) -> None:
         """Returns once the client has the lane's batch, which it holds on to for however long the cluster takes."""
         producer = await self._running_producer()
-        batch = RecordBatch([row for part in lane.sending for row in part.rows])
+        batch = RecordBatch([row for part in lane.sending for row in part.rows], self._compress)
         try:
             sent = await producer.send_batch(batch, lane.topic, partition=lane.partition)
         except Exception:
