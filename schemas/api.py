@@ -475,7 +475,7 @@ class SourceBalance(Shape):
 
 class DestinationBalance(Shape):
     """accepted = delivered + filtered + dead + purged + pending + off. What the log's retention had removed before the destination
-    was there is not in `accepted`. `purged` are dead letters that a person gave up, or whose person was deleted. None: the
+    was there is not in `accepted`; of one that is configured no more, neither is what it took since. `purged` are dead letters that a person gave up, or whose person was deleted. None: the
     backlog is too long to count."""
 
     accepted: int

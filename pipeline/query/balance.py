@@ -32,14 +32,23 @@ Marks = dict[tuple[int, int], int]  # (partition of resolved, origin partition) 
 
 
 async def balance(log: Log, database: Database, destinations: Collection[str], *, most: int = COUNTED) -> Balance:
-    """The books as they are now. `off` is None while a backlog is too long to be counted: more than `most` records."""
+    """The books as they are now. `off` is None while a backlog is too long to be counted: more than `most` records.
+
+    `destinations` are those that are configured. One that was removed is owed nothing: of what it has not read the log's retention may
+    take what it likes."""
     snapshot = await database.read(books.read)
     names = sorted({*destinations, *(name for name, _ in snapshot.positions)})
     waiting = await _waiting(log, snapshot, most)
     unread = await _unread(log, database, snapshot, names, most)
     table = {
         name: {
-            source: _row(snapshot, name, source, None if unread is None else unread[name][source])
+            source: _row(
+                snapshot,
+                name,
+                source,
+                None if unread is None else unread[name][source],
+                configured=name in destinations,
+            )
             for source in sorted(snapshot.intake)
         }
         for name in names
@@ -87,11 +96,15 @@ def _baseline(snapshot: Books, name: str, source: str, unread: int | None) -> in
     return 0 if unread is None else max(0, snapshot.intake[source].accepted - unread)
 
 
-def _row(snapshot: Books, name: str, source: str, unread: int | None) -> DestinationBalance:
-    accepted = snapshot.intake[source].accepted - _baseline(snapshot, name, source, unread)
+def _row(snapshot: Books, name: str, source: str, unread: int | None, *, configured: bool) -> DestinationBalance:
     settled = snapshot.settled.get((name, source), Settled())
     pending = None if unread is None else unread + snapshot.outstanding.get((name, source), 0)
     done = settled.delivered + settled.filtered + settled.dead + settled.purged
+    if configured:
+        accepted = snapshot.intake[source].accepted - _baseline(snapshot, name, source, unread)
+        off = None if pending is None else accepted - done - pending
+    else:
+        accepted, off = done + (pending or 0), 0
     return DestinationBalance(
         accepted=accepted,
         delivered=settled.delivered,
@@ -99,7 +112,7 @@ def _row(snapshot: Books, name: str, source: str, unread: int | None) -> Destina
         dead=settled.dead,
         purged=settled.purged,
         pending=pending,
-        off=None if pending is None else accepted - done - pending,
+        off=off,
     )
 
 

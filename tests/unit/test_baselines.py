@@ -91,6 +91,20 @@ async def test_what_is_lost_after_it_began_is_an_imbalance(world: DeliveryWorld)
     assert await books(world) == (6, 4, 0, 2)
 
 
+async def test_one_that_was_removed_is_owed_nothing(world: DeliveryWorld) -> None:
+    world.add()
+    await world.run_until_idle()
+    await world.emit("m10")
+    await accept(world, 11)
+    assert isinstance(world.log, ShortLog)
+    for first, pending in ((4, 1), (11, 0)):
+        world.log.first = first
+        found = await balance(world.log, world.database, ["another"])
+        row = found.destinations["crm"]["web"]
+        assert (row.accepted, row.delivered, row.pending, row.off, found.off) == (6 + pending, 6, pending, 0, 0)
+    assert await books(world) == (7, 6, 0, 1)
+
+
 async def test_it_is_counted_once(world: DeliveryWorld) -> None:
     world.add()
     await begin(world.log, world.database, "crm")
