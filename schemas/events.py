@@ -318,7 +318,10 @@ def decode_resolved(value: bytes) -> Resolved:
             profile_id, at = _read_text(value, 5)
         else:
             profile_id = value[6 : (at := 6 + (n >> 1))].decode()
-        partition, at = _read_long(value, at)
+        if (n := value[at]) < 0x80:
+            partition, at = (n >> 1) ^ -(n & 1), at + 1
+        else:
+            partition, at = _read_long(value, at)
         offset, at = _read_long(value, at)
         external_ids, at = ((), at + 1) if value[at] == 0 else _ids_of(profile_id, value, at)
         context: bytes | None = None
@@ -495,8 +498,20 @@ def _read_event(buffer: bytes, at: int) -> Event:
         message_id, at = _read_text(buffer, at)
     else:
         message_id = buffer[at + 1 : (at := at + 1 + (n >> 1))].decode()
-    anonymous_id, at = (None, at + 1) if buffer[at] == 0 else _read_present_text(buffer, at)
-    user_id, at = (None, at + 1) if buffer[at] == 0 else _read_present_text(buffer, at)
+    anonymous_id: str | None = None
+    if (n := buffer[at]) == 0:
+        at += 1
+    elif n != 2 or (n := buffer[at + 1]) & _LONG_OR_NEGATIVE:
+        anonymous_id, at = _read_present_text(buffer, at)
+    else:
+        anonymous_id = buffer[at + 2 : (at := at + 2 + (n >> 1))].decode()
+    user_id: str | None = None
+    if (n := buffer[at]) == 0:
+        at += 1
+    elif n != 2 or (n := buffer[at + 1]) & _LONG_OR_NEGATIVE:
+        user_id, at = _read_present_text(buffer, at)
+    else:
+        user_id = buffer[at + 2 : (at := at + 2 + (n >> 1))].decode()
     timestamp, at = _read_micros(buffer, at)
     if buffer[at] == 0:
         sent_at, at = None, at + 1
