@@ -46,7 +46,7 @@ async def run_worker(
     Order of promises: the transaction, then `profile-changes` and `resolved`, then the commit. Whatever dies in between, the next member
     begins where emission was last known to be complete and emits again what may be missing. One poll is emitted while the
     next is read and applied. Where the database is a server of its own, one more is read meanwhile; SQLite runs on our
-    processor, and each of its rows would wait for its turn."""
+    processor, and would wait for the interpreter between its statements."""
     config = identity or IdentityConfig()
     enrichment = enrichment or Enrichment()
     emitted: dict[int, int] = {}
