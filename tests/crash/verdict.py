@@ -1,5 +1,6 @@
 """Everything that has to hold once it is quiet, compared in one go. Every field is empty when all is well."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -205,13 +206,14 @@ async def resolved_order(url: str) -> dict[str, list[str]]:
 # ── Balance ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def is_quiet(books: Any | None) -> bool:
-    """Whether nothing is on its way any more."""
+def on_the_way(books: Any | None) -> float:
+    """How much of what was accepted has not arrived yet; infinite while nobody can tell."""
     if books is None or not books["sources"]:
-        return False
+        return math.inf
     waiting = [one["waiting"] for one in books["sources"].values()]
     pending = [row["pending"] for rows in books["destinations"].values() for row in rows.values()]
-    return not any(one is None or one > 0 for one in (*waiting, *pending))
+    left = (*waiting, *pending)
+    return math.inf if None in left else sum(left)
 
 
 def balance_faults(books: Any, messages: int) -> Faults:
