@@ -124,7 +124,10 @@ class Fences:
         if max(partition.read, self._floors.get(fence.partition, 0)) < fence.end:
             return False
         lane = partition.lanes.get(fence.profile_id)
-        return lane is None or (not lane.busy and lane.queue[0].offset >= fence.end)
+        if lane is None:
+            return True
+        is_new = not lane.queue  # its first events are of the poll that is being taken
+        return not lane.busy and (is_new or lane.queue[0].offset >= fence.end)
 
     def _hold(self, lane: "Lane", fence: Fence) -> None:
         lane.awaits = (fence.partition, fence.profile_id)

@@ -71,6 +71,23 @@ async def test_an_event_waits_while_what_its_profile_absorbed_is_tried_again(wor
     assert world.tried() == [("bob 1",), ("bob 1",), ("bob 1",), ("ann 1",)]
 
 
+async def test_what_came_of_a_profile_since_is_not_waited_for(world: DeliveryWorld) -> None:
+    """As after a split: bob is somebody again, and his next event is read together with the one that waits for those before."""
+    world.add(by_id({}), max_batch=1, concurrency=1)
+    await world.emit("bob 1", "bob", partition=BOB)
+    await world.emit("ann 1", "ann", partition=BOB, fences=[Fence("bob", BOB, 1)])
+    await world.emit("bob 2", "bob", partition=BOB)
+    await world.run_until_idle()
+    await world.emit("ann 2", "ann", partition=BOB, fences=[Fence("bob", BOB, 3)])
+    await world.emit("bob 3", "bob", partition=BOB)
+    await world.run_until_idle()
+    assert world.tried()[:3] in (
+        [("bob 1",), ("ann 1",), ("bob 2",)],
+        [("bob 1",), ("bob 2",), ("ann 1",)],
+    )
+    assert sorted(world.tried()[3:]) == [("ann 2",), ("bob 3",)]
+
+
 async def test_a_dead_event_holds_back_nobody(world: DeliveryWorld) -> None:
     world.add(by_id({"bob 1": [Rejected("http 422")]}))
     await a_merge(world)
