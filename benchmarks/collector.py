@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 import psutil
+import structlog
 import uvicorn
 import uvloop
 
@@ -78,7 +79,8 @@ _START: Final[Message] = {
 
 
 def serve(log_url: str, port: int = 0) -> None:
-    """Prints its port, then serves until it is terminated. An empty URL serves the floor."""
+    """Prints its port and nothing else, then serves until it is terminated. An empty URL serves the floor."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listening.bind(("127.0.0.1", port))
