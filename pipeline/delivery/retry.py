@@ -28,7 +28,8 @@ class Breaker:
     It opens when more than half of a minute's requests failed, of twenty at least (source: delivery, rate limiting per destination).
     That says nothing yet of a service that hangs, whose requests are few, or is gone after a busy minute in which all went
     well. So it opens, too, when of `failures` requests and more in a row none was answered, the first of them sent `silence`
-    seconds ago. Either way the failures are of at least as many profiles: a few events that fail for ever never stop the others.
+    seconds ago, or the service asks to be left alone for as long as an open breaker would leave it. Either way the failures are of at least
+    as many profiles: a few events that fail for ever never stop the others.
 
     While it is open, one probe at a time is allowed, at growing intervals, and only probes are judged: what was sent before
     it opened says nothing of what is now."""
@@ -59,7 +60,8 @@ class Breaker:
             self._since = sent
         self._failed += 1
         _widen(self._profiles, profiles, self._limits.failures)
-        if not self._is_out(now):
+        sent_away = too_much and asked is not None and asked >= self._limits.rest
+        if not self._is_out(now, sent_away):
             return False
         self.open = True
         self._opened_at = now
@@ -80,13 +82,13 @@ class Breaker:
             self._begin_row()
         return False
 
-    def _is_out(self, now: float) -> bool:
+    def _is_out(self, now: float, sent_away: bool) -> bool:
         limits, last = self._limits, self._last.sums(now)
         enough = limits.failures
         if last.requests >= limits.requests and last.failed > limits.share * last.requests and last.profiles >= enough:
             return True
         silent = self._failed >= enough and len(self._profiles) >= enough
-        return silent and now - self._since >= limits.silence
+        return silent and (sent_away or now - self._since >= limits.silence)
 
     def _begin_row(self) -> None:
         self._failed, self._profiles = 0, set()

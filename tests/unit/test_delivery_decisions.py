@@ -232,6 +232,12 @@ def test_a_few_profiles_never_open_the_breaker() -> None:
     assert opened_at((float(number), True, number % 4) for number in range(500)) is None
 
 
+def test_a_service_that_asks_to_be_left_alone_is_left_alone_once_several_profiles_were_sent_away() -> None:
+    breaker = Breaker(Limits())
+    asked = [breaker.failed({number}, 0.0, 0.0, 30.0, too_much=True) for number in range(5)]
+    assert (asked, breaker.probe_at) == ([False] * 4 + [True], 30.0)
+
+
 def test_a_service_that_says_too_much_is_down_only_when_it_takes_nothing_at_all() -> None:
     breaker = Breaker(LIMITS)
     for number in range(100):
