@@ -14,7 +14,7 @@ from pipeline.log import Log
 from pipeline.log.contract import Draft, Drafts
 from pipeline.running import steadily
 from pipeline.store.intake import Emission
-from schemas.events import Fence, resolved_head
+from schemas.events import HEADER_BYTES, Fence, resolved_head
 from schemas.topics import RESOLVED, partition_of
 
 Bounds = Mapping[int, tuple[int, int]]
@@ -62,7 +62,7 @@ def records_of(emissions: Sequence[Emission], bounds: Bounds, partition: Callabl
     for origin, profile, ids, fallback, value, context, _, left in emissions:
         key = profile.encode() or fallback
         head = resolved_head(profile, origin, ids, context, fences(left, bounds, partition) if left else ())
-        body = value[5:]
+        body = value[HEADER_BYTES:]
         size += len(key) + len(head) + len(body)
         rows.append((key, head, body, now))
     return Drafts(rows, size)

@@ -22,6 +22,7 @@ from schemas.exact_json import json_loads
 TYPES: Final = ("track", "identify", "page", "screen", "group", "alias")
 SCHEMA_IDS: Final[Mapping[str, int]] = {"event": 1, "resolved": 5}
 EVENT_HEADER: Final = b"\x00" + SCHEMA_IDS["event"].to_bytes(4, "big")
+HEADER_BYTES: Final = len(EVENT_HEADER)
 FENCED_HEADER: Final = b"\x00" + SCHEMA_IDS["resolved"].to_bytes(4, "big")
 RESOLVED_HEADER: Final = b"\x00" + (3).to_bytes(4, "big")  # has no `fences`: most records need none, and are written so
 RESOLVED_V1_HEADER: Final = b"\x00" + (2).to_bytes(4, "big")  # had no `context`
@@ -247,7 +248,7 @@ def encode_resolved(
 ) -> bytes:
     """The record value of a resolved event. `event_value` is the value read from `events`; its Avro body is carried
     over untouched, since a nested Avro record is its bytes in place."""
-    return resolved_head(profile_id, origin, external_ids, context, fences) + event_value[5:]
+    return resolved_head(profile_id, origin, external_ids, context, fences) + event_value[HEADER_BYTES:]
 
 
 def resolved_head(
