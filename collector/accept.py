@@ -5,6 +5,7 @@ Pure: body, route, source, clock and id factory in, log records out.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -24,6 +25,7 @@ from collector.item import (
     decode_item,
     decode_plain,
     decode_plain_batch,
+    decode_plain_lines,
     has_old_names,
     is_literal,
     is_nested_too_deeply,
@@ -32,7 +34,7 @@ from collector.item import (
     with_new_names,
     without_depths,
 )
-from collector.plain import all_shallow, plain_drafts
+from collector.plain import all_shallow, caller, heads, plain_drafts, received
 from collector.routes import Channel, Route
 from collector.rules import refusal, usable_id
 from collector.sources import unknown_source
@@ -80,14 +82,20 @@ def accept(
         raise too_large()
     channel, kind = route.channel, route.type
     if kind is not None:
-        device = ip if channel == "client" else None
-        quick = _accept_plain_single(body, kind, source, sources, received_at, channel, device, new_id, disabled)
-        if quick is not None:
-            return quick
+        usual = accept_singles(
+            ((body, route, source, ip),), sources=sources, received_at=received_at, new_id=new_id, disabled=disabled
+        )
+        if not usual.left:
+            return single(usual.sources[0], usual.rows[0])
     request = _Request(channel, received_at, ip, new_id, disabled)
     if kind is None:
         return _accept_batch(body, source, sources, request)
     return _accept_single(body, kind, source, sources, request)
+
+
+def single(source: str, row: Draft) -> Accepted:
+    """What one usual call comes to."""
+    return Accepted(source, _drafts([row]), {source: 1}, _NONE_REFUSED)
 
 
 _NONE_REFUSED: Final[Mapping[tuple[str, Reason], int]] = {}
@@ -111,31 +119,92 @@ class _Request(NamedTuple):
     disabled: Collection[str] = frozenset()
 
 
-def _accept_plain_single(
-    body: bytes,
-    kind: str,
-    source: str | None,
+Single = tuple[bytes, Route, str | None, str | None]
+"""A request with one call: its body, decompressed, the path's route, the source that a header named, and the caller's address."""
+
+
+class Singles(NamedTuple):
+    """What requests with one call each come to: the sources and records of those that are in order in the usual way, one record each, the
+    numbers of the others, which `accept` has to look at, and the bytes of the records."""
+
+    sources: Sequence[str]
+    rows: list[Draft]
+    left: Sequence[int]
+    size: int
+
+
+def none_of(singles: Sequence[object]) -> Singles:
+    """When none can be taken together."""
+    return Singles((), [], range(len(singles)), 0)
+
+
+def accept_singles(
+    singles: Sequence[Single],
+    *,
     sources: Mapping[str, str],
     received_at: int,
-    channel: Channel,
-    ip: str | None,
     new_id: Callable[[], str],
-    disabled: Collection[str],
-) -> Accepted | None:
-    """None for what is wrong or merely unusual: the general way has to look at it."""
-    if not is_literal(body):
-        return None
-    try:
-        plain = decode_plain(body)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    source = source or source_of(sources, plain.write_key)
-    if source in disabled:
-        return None
+    disabled: Collection[str] = frozenset(),
+) -> Singles:
+    """Takes many small bodies at once: most of what one alone costs is calls. Every one is decoded by itself, so that no body says
+    anything of another."""
+    bodies, routes, named, ips = zip(*singles, strict=True)
+    lines = b"\n".join(bodies)
+    literal = is_literal(lines)
+    if not literal and not _is_text(lines):
+        return none_of(bodies)
+    sizes = list(map(len, bodies))
+    longest = max(sizes)
+    plains = _plain_lines(lines, bodies)
+    owners = [
+        source or (plain and type(key := plain.write_key) is str and sources.get(key)) or ""
+        for source, plain in zip(named, plains, strict=True)
+    ]
+    if disabled or "" in owners:
+        plains = [
+            plain if owner and owner not in disabled else None for plain, owner in zip(plains, owners, strict=True)
+        ]
+    now = received(received_at)
     rows, left, size = plain_drafts(
-        (plain,), (body,), (len(body),), True, True, kind, None, source, received_at, channel, ip, new_id
+        plains,
+        bodies,
+        sizes,
+        [route.type for route in routes],
+        map(heads, owners),
+        [
+            now + caller(route.channel, ip if route.channel == "client" else None)
+            for route, ip in zip(routes, ips, strict=True)
+        ],
+        literal=literal,
+        unusual=longest > EVENT_LIMIT or not all_shallow(lines, longest),
+        batch_sent_at=None,
+        received_at=received_at,
+        new_id=new_id,
     )
-    return None if left else Accepted(source, Drafts(rows, size), {source: 1}, _NONE_REFUSED)
+    if left:
+        others = set(left)
+        owners = [owner for number, owner in enumerate(owners) if number not in others]
+    return Singles(owners, rows, left, size)
+
+
+def _plain_lines(lines: bytes, bodies: Sequence[bytes]) -> Sequence[Plain | None]:
+    """Bodies decoded as usual events, at once if all of them are that and have no line ends inside; None for one that is not."""
+    try:
+        plains = decode_plain_lines(lines)
+    except (msgspec.MsgspecError, RecursionError):
+        plains = []
+    if len(plains) == len(bodies) == lines.count(b"\n") + 1:
+        return plains
+    return [_plain(body) for body in bodies]
+
+
+def _is_text(lines: bytes) -> bool:
+    """Whether the bytes can be kept as they are: UTF-8, without NUL. The decoder skips strings without looking inside."""
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\\u0000" not in lines
 
 
 def _drafts(rows: list[Draft]) -> Drafts:
@@ -216,15 +285,14 @@ def _accept_plainly(body: bytes, literal: bool, envelope: Envelope, source: str,
         _plains(body, events),
         bodies,
         sizes,
-        literal,
-        longest > EVENT_LIMIT or not all_shallow(body, longest),
-        None,
-        envelope.sent_at,
-        source,
-        received_at,
-        channel,
-        ip if channel == "client" else None,
-        new_id,
+        repeat(None),
+        repeat(heads(source)),
+        repeat(received(received_at) + caller(channel, ip if channel == "client" else None)),
+        literal=literal,
+        unusual=longest > EVENT_LIMIT or not all_shallow(body, longest),
+        batch_sent_at=envelope.sent_at,
+        received_at=received_at,
+        new_id=new_id,
     )
     if not left and len(events) == len(envelope.batch):
         accepted = {source: len(rows)} if rows else {}
@@ -252,7 +320,7 @@ def _plains(body: bytes, events: Sequence[msgspec.Raw]) -> Iterable[Plain | None
         return map(_plain, events)
 
 
-def _plain(body: msgspec.Raw) -> Plain | None:
+def _plain(body: bytes | msgspec.Raw) -> Plain | None:
     try:
         return decode_plain(body)
     except (msgspec.MsgspecError, RecursionError):

@@ -6,13 +6,14 @@ read. Requests that arrive while the log is busy share the next append, so that 
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Final
 
 import structlog
 
-from collector.accept import Accepted, accept
+from collector.accept import Accepted, Singles, accept, accept_singles, none_of, single
 from collector.answers import SUCCESS, error_body
 from collector.body import BODY_LIMIT, decompress, too_large
 from collector.counts import Counts
@@ -27,7 +28,8 @@ from schemas.topics import EVENTS
 log = structlog.get_logger()
 
 WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
-OVERHEAD: Final = 1024  # bytes that a request holds besides its body and its records
+OVERHEAD: Final = 2048  # bytes that a request holds besides its body and its records; that of a usual call is its body and the ids in it
+TOGETHER: Final = 256  # calls that are decoded at once
 GROUP_BYTES: Final = 2 << 20  # of one append, about
 SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another one is under way
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
@@ -53,20 +55,39 @@ class Exchange:
         self.source = ""
 
     def reply(self, status: int, body: bytes, after: float | None) -> None:
-        """Gives the answer; called once. `after` is Retry-After in seconds."""
+        """Gives the answer; called once, or `succeed` is. `after` is Retry-After in seconds."""
         raise NotImplementedError
+
+    def succeed(self) -> None:
+        """Gives the answer that nothing was lost."""
+        self.reply(200, SUCCESS, None)
+
+
+Arrived = tuple[Exchange, Route, str | None, bytes, bytes, str | None]
+"""A request with its whole body: the path's route, the source that a header named, the body as it came, its Content-Encoding, and the
+caller's address as far as it is kept."""
 
 
 class _Group:
-    """Requests that share an append."""
+    """Requests that share an append: usual calls, of which there is nothing to say but their bodies' bytes by source, and others."""
 
-    __slots__ = ("entries", "late", "records", "since")
+    __slots__ = ("bytes", "entries", "late", "records", "since", "singles")
 
     def __init__(self, since: float) -> None:
         self.since = since
+        self.singles: list[Exchange] = []
+        self.bytes: defaultdict[str, int] = defaultdict(int)
         self.entries: list[tuple[Exchange, Accepted, int]] = []
         self.records = Drafts([], 0)
         self.late = False
+
+    def __len__(self) -> int:
+        return len(self.singles) + len(self.entries)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        yield from self.singles
+        for exchange, _, _ in self.entries:
+            yield exchange
 
 
 class Intake:
@@ -102,8 +123,8 @@ class Intake:
         self._appending: dict[_Group, None] = {}  # in the order they began
         self._tasks: set[asyncio.Task[None]] = set()
         self._usual = 1  # requests of the append before
-        self._looking = False  # whether more have arrived
-        self._found = False
+        self._arrived: list[Arrived] = []  # in this turn of the loop
+        self._looking = False  # at them, when the turn is over
         self._waiting: asyncio.TimerHandle | None = None  # for the usual number
         self._late = 0
         self._watchdog: asyncio.TimerHandle | None = None
@@ -142,20 +163,75 @@ class Intake:
         self, exchange: Exchange, route: Route, source: str | None, wire: bytes, encoding: bytes, ip: str | None
     ) -> None:
         """Takes a whole body. Whatever happens, the exchange is answered, once the log has the events, and released."""
+        self._arrived.append((exchange, route, source, wire, encoding, self._kept_ip(ip)))
+        if not self._looking:
+            self._look_soon()
+
+    def _kept_ip(self, ip: str | None) -> str | None:
+        return ip if self._keep_ip == "all" else kept_ip(ip, self._keep_ip)
+
+    # ── What one turn of the loop has read ────────────────────────────────────────────────────────────────────────
+
+    def _accept(self, arrived: Sequence[Arrived]) -> None:
+        """In the order of arrival; calls that arrived one behind the other go together."""
+        received_at = self._clock()
+        for alike, some in groupby(arrived, _is_single):
+            run = list(some)
+            if alike and len(run) > 1:
+                for begin in range(0, len(run), TOGETHER):
+                    self._accept_singles(run[begin : begin + TOGETHER], received_at)
+            else:
+                for one in run:
+                    self._accept_one(one, received_at)
+
+    def _accept_singles(self, run: Sequence[Arrived], received_at: int) -> None:
+        try:
+            taken = accept_singles(
+                [(wire, route, source, ip) for _, route, source, wire, _, ip in run],
+                sources=self.sources,
+                received_at=received_at,
+                new_id=self._new_id,
+                disabled=self._gates.disabled,
+            )
+        except Exception:
+            log.exception("requests failed together, each is tried alone", requests=len(run))
+            taken = none_of(run)
+        if not taken.left and not self._gated:
+            self._gather_singles(run, taken)
+            return
+        left, usual = set(taken.left), zip(taken.sources, taken.rows, strict=True)
+        for number, one in enumerate(run):
+            if number in left:
+                self._accept_one(one, received_at)
+            else:
+                self._take(one, single(*next(usual)))
+
+    def _accept_one(self, one: Arrived, received_at: int) -> None:
+        exchange, route, source, wire, encoding, ip = one
         try:
             accepted = accept(
                 decompress(wire, encoding) if encoding or len(wire) > BODY_LIMIT else wire,
                 route,
                 source=source,
                 sources=self.sources,
-                received_at=self._clock(),
-                ip=ip if self._keep_ip == "all" else kept_ip(ip, self._keep_ip),
+                received_at=received_at,
+                ip=ip,
                 new_id=self._new_id,
                 disabled=self._gates.disabled,
             )
-            exchange.source = accepted.source
+        except Refused as refused:
+            self.refuse(exchange, refused)
+        except Exception:
+            self._fail(exchange)
+        else:
+            self._take(one, accepted)
+
+    def _take(self, one: Arrived, accepted: Accepted) -> None:
+        exchange, _, named, wire, _, _ = one
+        exchange.source = accepted.source
+        try:
             if self._gated:
-                self._admit(exchange, accepted, by_header=source is not None)
+                self._admit(exchange, accepted, by_header=named is not None)
             if accepted.records.rows:
                 self._gather(exchange, accepted, len(wire))
             else:
@@ -165,8 +241,6 @@ class Intake:
             self.refuse(exchange, refused)
         except Unavailable as unavailable:
             self.put_off(exchange, unavailable)
-        except Exception:
-            self._fail(exchange)
 
     def _admit(self, exchange: Exchange, accepted: Accepted, *, by_header: bool) -> None:
         """What `begin` could not know: the sources that the body names, and how many events it has for each."""
@@ -183,53 +257,65 @@ class Intake:
 
     def _gather(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
         self.charge(exchange, accepted.records.size)
+        group = self._group()
+        group.entries.append((exchange, accepted, size))
+        group.records += accepted.records
+
+    def _gather_singles(self, run: Sequence[Arrived], taken: Singles) -> None:
+        """What a record of theirs holds besides the body is in `OVERHEAD`."""
+        group = self._group()
+        group.records += Drafts(taken.rows, taken.size)
+        for (exchange, _, _, wire, _, _), source in zip(run, taken.sources, strict=True):
+            exchange.source = source
+            group.singles.append(exchange)
+            group.bytes[source] += len(wire)
+
+    def _group(self) -> _Group:
+        """The one that is to be appended last."""
         if not self._gathering or self._gathering[-1].records.size > GROUP_BYTES:
             loop = asyncio.get_running_loop()
             self._gathering.append(_Group(loop.time()))
             if self._watchdog is None:
                 self._watch(loop)
-        group = self._gathering[-1]
-        group.entries.append((exchange, accepted, size))
-        group.records += accepted.records
-        self._found = True
-        if self._waiting is not None:
-            if len(self._gathering[0].entries) >= self._usual:
-                self._look_again()
-        elif not self._looking and (not self._appending or group.records.size >= SIZEABLE):
-            self._look_again()
+        return self._gathering[-1]
 
-    def _look_again(self) -> None:
-        """Before an append: a turn of the loop reads what has arrived by now."""
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-        self._looking, self._found = True, False
+    def _look_soon(self) -> None:
+        self._looking = True
         loop = asyncio.get_running_loop()
         loop.call_soon(self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Appends once no more arrive and there are as many as last time, which a busy server waits for a moment. So a quiet one
-        goes on at once, and a busy one makes few and large appends: a commit costs the same for one event and for a hundred."""
-        first = self._gathering[0]
+        """Takes what a turn of the loop has read. Appends once a turn has brought no more and there are as many as last time, which a busy
+        server waits for a moment. So a quiet one goes on at once, and a busy one makes few and large appends: a commit costs the same
+        for one event and for a hundred. While an append is under way requests wait for more to come, which they do not pay for: the
+        log would make them wait too."""
         self._looking = False
+        arrived, self._arrived = self._arrived, []
+        self._accept(arrived)
+        first = self._gathering[0] if self._gathering else None
+        if first is None:
+            return
         if first.records.size >= SIZEABLE:
             self._flush(loop)
-        elif self._found:
-            self._look_again()
-        elif len(first.entries) < self._usual:
-            self._waiting = loop.call_later(GATHER_SECONDS, self._flush, loop)
-        else:
+        elif self._appending:
+            return
+        elif arrived:
+            self._look_soon()
+        elif len(first) >= self._usual:
             self._flush(loop)
+        elif self._waiting is None:
+            self._waiting = loop.call_later(GATHER_SECONDS, self._flush, loop)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Appends what was gathered. While an append is under way a few requests wait for more to come, which they do not
-        pay for: the log would make them wait too."""
-        self._waiting = None
+        """Appends what was gathered, beside an append that is under way if it is worth one of its own."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
         while self._gathering and len(self._appending) < MAX_APPENDS:
             if self._appending and self._gathering[0].records.size < SIZEABLE:
                 break
             group = self._gathering.popleft()
-            self._usual = len(group.entries)
+            self._usual = len(group)
             self._appending[group] = None
             task = loop.create_task(self._append(group))
             self._tasks.add(task)
@@ -239,22 +325,23 @@ class Intake:
         try:
             await self._log.append(EVENTS, group.records)
         except Unavailable as unavailable:
-            for exchange, _, _ in group.entries:
+            for exchange in group.exchanges():
                 self._answer_unavailable(exchange, unavailable)
         except Exception:
-            log.exception("append broke", requests=len(group.entries))
-            for exchange, _, _ in group.entries:
+            log.exception("append broke", requests=len(group))
+            for exchange in group.exchanges():
                 self._answer(exchange, 500, _INTERNAL)
         else:
+            self._finish_singles(group)
             for exchange, accepted, size in group.entries:
                 self._finish(exchange, accepted, size)
         finally:
-            for exchange, _, _ in group.entries:
+            for exchange in group.exchanges():
                 self.release(exchange)
             del self._appending[group]
             self._late -= group.late
             if self._gathering and not self._looking and self._waiting is None:
-                self._look_again()
+                self._look_soon()
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks now and then for groups that have waited too long: far cheaper than a timer for each request. Clients are
@@ -266,7 +353,7 @@ class Intake:
             if not group.late:
                 group.late = True
                 self._late += 1
-                for exchange, _, _ in group.entries:
+                for exchange in group.exchanges():
                     self._answer_unavailable(exchange, Unavailable(_SLOW, after=SLOW_RETRY))
         busy = self._appending or self._gathering
         pause = min(1.0, self._append_timeout / 4)
@@ -302,6 +389,19 @@ class Intake:
         self._answer(exchange, 500, _INTERNAL)
         self.release(exchange)
 
+    def _finish_singles(self, group: _Group) -> None:
+        counts = self.counts
+        for source, size in group.bytes.items():
+            counts.bytes[source] += size
+        for source, number in Counter([exchange.source for exchange in group.singles]).items():
+            counts.accepted[source] += number
+            if not group.late:
+                counts.requests[source, 200] += number
+        if not group.late:  # else they were told to come again
+            for exchange in group.singles:
+                exchange.answered = True
+                exchange.succeed()
+
     def _finish(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
         counts = self.counts
         counts.bytes[accepted.source] += size
@@ -311,7 +411,10 @@ class Intake:
             counts.refused[pair] += number
         answer = accepted.answer
         if answer is None:
-            self._answer(exchange, 200, SUCCESS)
+            if not exchange.answered:
+                exchange.answered = True
+                counts.requests[exchange.source, 200] += 1
+                exchange.succeed()
         else:
             self._answer(exchange, answer.status, error_body(answer.code, answer.message))
 
@@ -324,6 +427,11 @@ class Intake:
         exchange.answered = True
         self.counts.requests[exchange.source, status] += 1
         exchange.reply(status, body, after)
+
+
+def _is_single(one: Arrived) -> bool:
+    _, route, _, wire, encoding, _ = one
+    return route.type is not None and not encoding and len(wire) <= BODY_LIMIT
 
 
 _INTERNAL: Final = error_body("internal", "an error of the server; try again")

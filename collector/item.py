@@ -115,6 +115,7 @@ class Envelope(msgspec.Struct, gc=False, rename="camel"):
 
 decode_item: Final = msgspec.json.Decoder(Item).decode
 decode_plain: Final = msgspec.json.Decoder(Plain).decode
+decode_plain_lines: Final = msgspec.json.Decoder(Plain).decode_lines
 decode_plain_batch: Final = msgspec.json.Decoder(PlainBatch).decode
 decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode

@@ -6,7 +6,7 @@ loop that looks the pieces of a record up in place. The head of a record is put 
 bytes (Latin-1): that is one instruction of the interpreter, whatever the number of pieces. The body stays a slice of the request.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -33,13 +33,20 @@ _PAIRS: Final = tuple(map(_text, events.PAIRS))
 
 
 @lru_cache(maxsize=4096)
-def _head(source: str, kind: str) -> str:
-    return _text(events.event_head(source, kind))
+def heads(source: str) -> Mapping[str, str]:
+    """How the records of a source begin, by type."""
+    return {kind: _text(events.event_head(source, kind)) for kind in ("track", *_OTHERS)}
 
 
 @lru_cache(maxsize=4096)
-def _caller(channel: str, ip: str | None) -> str:
+def caller(channel: str, ip: str | None) -> str:
+    """What a record says of who called, behind the time of receipt."""
     return _text(events.event_tail(0, channel, ip)[1:])  # behind the time, which is one byte for zero
+
+
+def received(received_at: int) -> str:
+    """What a record says of the time of receipt, in microseconds."""
+    return _time(received_at << 1)
 
 
 _UPPERS: Final[dict[int, str]] = {}
@@ -66,33 +73,32 @@ def plain_drafts(
     plains: Iterable[Plain | None],
     bodies: Iterable[Piece],
     sizes: Sequence[int],
+    kinds: Iterable[str | None],
+    heads: Iterable[Mapping[str, str]],
+    tails: Iterable[str],
+    *,
     literal: bool,
     unusual: bool,
-    kind: str | None,
     batch_sent_at: Any,
-    source: str,
     received_at: int,
-    channel: str,
-    ip: str | None,
     new_id: Callable[[], str],
 ) -> tuple[list[Draft], list[int], int]:
     """The records of events, each given decoded and as bytes; which of these are left out, by number, since the general way has to decide
     about those; and the bytes of the records.
 
-    A decoded event's fields have the right types and lengths; what is left is what the types cannot say. `literal` promises that ids are ASCII, `unusual` leaves size and nesting to be looked at; `kind` is implied by the path, `batch_sent_at` is what the batch says of all its events, `received_at` is in
-    microseconds."""
+    A decoded event's fields have the right types and lengths; what is left is what the types cannot say. Each has the kind that its path
+    implies, if any, the `heads` of its source, and a tail, which is `received` and `caller`. `literal` promises that ids are ASCII, `unusual` leaves size and nesting to be looked
+    at; `batch_sent_at` is what the batch says of all its events, `received_at` is in microseconds."""
     stamp = received_at // 1000
     rows: list[Draft] = []
     left: list[int] = []
-    total, several = sum(sizes), len(sizes) > 1
+    total = sum(sizes)
     said: Any = _UNREAD  # of sentAt, by the event before
     sent_at: int | None = None
-    end = sent_tail = f"{_time(received_at << 1)}{_caller(channel, ip)}"
+    sent = _ABSENT
     second, lower, upper = "", 0, ""  # of the event before: its text, and the two parts of its double
-    head_name: str | None = None
-    head = ""
     key = b""
-    for plain, body, size in zip(plains, bodies, sizes, strict=False):
+    for plain, body, size, kind, head, tail in zip(plains, bodies, sizes, kinds, heads, tails, strict=False):
         if plain is None:
             left.append(len(rows) + len(left))
             total -= size
@@ -130,11 +136,12 @@ def plain_drafts(
         says = plain.sent_at
         if says is None:
             says = batch_sent_at
-        if says is not said and says != said:
+        steady = says is said or says == said
+        if not steady:
             said, sent_at, second = says, parse_time(says), ""
-            sent_tail = f"{_ABSENT}{end}" if sent_at is None else f"{_PRESENT}{_time(sent_at << 1)}{end}"
+            sent = _ABSENT if sent_at is None else f"{_PRESENT}{_time(sent_at << 1)}"
 
-        # The time: mostly of the same second as the one before.
+        # The time: in a batch mostly of the same second as the one before.
         text = plain.timestamp or plain.original_timestamp or ""
         millis = _DOUBLED.get(text[TAIL])
         if millis is not None and text[LEAD] == second and (low := lower + millis) <= _LOWER:
@@ -143,16 +150,14 @@ def plain_drafts(
             original = parse_time(text)
             doubled = event_time(original, sent_at, received_at) << 1
             time = _time(doubled)
-            if several and original is not None and millis is not None and text[19] == ".":
+            if steady and original is not None and millis is not None and text[19] == ".":
                 # Within a second, and far from the ends of the calendar, times differ as their texts do.
                 doubled -= millis
                 second, lower, upper = text[LEAD], doubled & _LOWER, _upper(doubled >> 28)
                 if not upper:
                     second = ""
 
-        if name != head_name:
-            head_name, head = name, _head(source, name)
-        pieces = f"{head}{_SIZES[len(message_id)]}{message_id}{anonymous_size}{anonymous_id}{user_size}{user_id}{time}{sent_tail}{_SIZES[size]}"
+        pieces = f"{head[name]}{_SIZES[len(message_id)]}{message_id}{anonymous_size}{anonymous_id}{user_size}{user_id}{time}{sent}{tail}{_SIZES[size]}"
         value = pieces.encode("latin-1")
         total += len(key) + len(value)
         rows.append((key, value, body, stamp))

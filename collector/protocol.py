@@ -43,6 +43,7 @@ class Limits:
 
 KNOWN_HEADS: Final = 4_096
 KNOWN_HEAD_BYTES: Final = 2_048
+KNOWN_ORIGINS: Final = 256
 
 _ROUTES: Final = {path.encode(): route for path, route in ROUTES.items()}
 
@@ -64,6 +65,10 @@ class _Turn(Exchange):
     def reply(self, status: int, body: bytes, after: float | None) -> None:
         self.answer = (status, body, after)
         self._protocol.answered()
+
+    def succeed(self) -> None:
+        if not self._protocol.succeeded(self):
+            super().succeed()
 
 
 class _Cycle:
@@ -173,7 +178,7 @@ class IngestProtocol(HttpToolsProtocol):
         before = self._state
         if before == _IDLE:
             end = data.find(b"\r\n\r\n") + 4
-            known = self.known_heads.get(data[:end]) if end > 3 else None
+            known = self.known_heads.get(data[:end])
             if known is not None and known.length == len(data) - end:
                 self._take_whole(known, data[end:])
                 return
@@ -200,8 +205,6 @@ class IngestProtocol(HttpToolsProtocol):
     def _take_whole(self, known: _KnownHead, body: bytes) -> None:
         """A request whose head was parsed before, and whose body is all there. The parser stands between two requests and is
         none the wiser."""
-        now = self.loop.time()
-        self._since = self._begun = now
         turn = _Turn(self, known.origin, known.keep_alive)
         self._turns.append(turn)
         ip = self._peer
@@ -212,13 +215,12 @@ class IngestProtocol(HttpToolsProtocol):
             source = intake.begin(turn, known.authorization, known.length)
         except Refused as refused:
             intake.refuse(turn, refused)
-            return
         except Unavailable as unavailable:
             intake.put_off(turn, unavailable)
-            return
-        intake.take(turn, known.route, source, body, known.encoding, ip)
-        if len(self._turns) >= self.limits.pipeline:
-            self.flow.pause_reading()
+        else:
+            intake.take(turn, known.route, source, body, known.encoding, ip)
+            if len(self._turns) >= self.limits.pipeline:
+                self.flow.pause_reading()
 
     def _remember(self, turn: _Turn, length: int) -> None:
         """Keeps what was learnt of a head that came in one piece with its body and nothing else."""
@@ -469,16 +471,6 @@ class IngestProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         turns = self._turns
-        if len(turns) == 1 and not self._leaving and not self.flow.read_paused:
-            turn = turns[0]
-            if isinstance(turn, _Turn) and turn.answer == _ACCEPTED and turn.keep_alive and turn.origin is None:
-                turns.popleft()
-                state = self.server_state
-                state.total_requests += 1
-                self.transport.write(self.sweeper.success(state.default_headers))
-                if self._state == _IDLE:
-                    self._since = self.loop.time()
-                return
         out: list[bytes] = []
         last = False
         while turns and not last:
@@ -505,12 +497,31 @@ class IngestProtocol(HttpToolsProtocol):
             self._since = self.loop.time()
         self._read_on()
 
+    def succeeded(self, turn: _Turn) -> bool:
+        """Writes the usual answer if nothing stands in its way, which `answered` would have to look at."""
+        turns = self._turns
+        if (
+            len(turns) != 1
+            or not turn.keep_alive
+            or self._leaving
+            or self.flow.read_paused
+            or self.transport.is_closing()
+        ):
+            return False
+        turns.clear()
+        state = self.server_state
+        state.total_requests += 1
+        self.transport.write(self.sweeper.success(state.default_headers, turn.origin))
+        if self._state == _IDLE:
+            self._since = self.loop.time()
+        return True
+
     def _bytes_of(self, turn: _Turn, last: bool) -> bytes:
         assert turn.answer is not None
         status, body, after = turn.answer
         date = self.server_state.default_headers
-        if body is SUCCESS and turn.origin is None and not last:
-            return self.sweeper.success(date)
+        if body is SUCCESS and not last:
+            return self.sweeper.success(date, turn.origin)
         return b"".join((_head(status, [*date, *json_headers(body, turn.origin, after)], last), body))
 
     def _end(self) -> None:
@@ -564,7 +575,6 @@ def _message_of(error: httptools.HttpParserError) -> str:
     return f"this is not a proper HTTP request: {error}"
 
 
-_ACCEPTED: Final = (200, SUCCESS, None)
 _NO_ROUTE: Final = Route(None, "server")
 
 
@@ -586,7 +596,7 @@ class _Sweeper:
         self._timer: asyncio.TimerHandle | None = None
         self._pause = self.PAUSE
         self._date: Headers | None = None
-        self._success = b""
+        self._success: dict[bytes | None, bytes] = {}
 
     def watch(self, loop: asyncio.AbstractEventLoop, connections: "set[Any]") -> None:
         """Begins looking, if it is not already."""
@@ -608,12 +618,15 @@ class _Sweeper:
         if connections:
             self.watch(loop, connections)
 
-    def success(self, date: Headers) -> bytes:
-        """The whole answer to an accepted request; the server renews the date every second."""
-        if date is not self._date:
+    def success(self, date: Headers, origin: bytes | None) -> bytes:
+        """The whole answer to an accepted request of a page; the server renews the date every second."""
+        if date is not self._date or len(self._success) > KNOWN_ORIGINS:
             self._date = date
-            self._success = _head(200, [*date, *json_headers(SUCCESS, None)], last=False) + SUCCESS
-        return self._success
+            self._success = {}
+        answer = self._success.get(origin)
+        if answer is None:
+            answer = self._success[origin] = _head(200, [*date, *json_headers(SUCCESS, origin)], last=False) + SUCCESS
+        return answer
 
 
 def protocol_class(intake: Intake, *, trusted_hops: int = 0, limits: Limits | None = None) -> type[IngestProtocol]:

@@ -9,7 +9,7 @@ from unittest import mock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from collector.accept import Accepted, accept
+from collector.accept import Accepted, accept, accept_singles, single
 from collector.body import decompress
 from collector.headers import Authorization, client_ip
 from collector.item import DEPTH_LIMIT
@@ -180,7 +180,88 @@ def test_the_short_way_and_the_general_way_make_the_same_of_every_event(
     assert quick == general
 
 
-def none_is_plain(plains: Any, bodies: Any, *_: Any) -> tuple[list[Draft], list[int], int]:
+usual_bodies = usual_events.map(lambda event: json.dumps({**event, "writeKey": "wk"}, ensure_ascii=False).encode())
+broken_bodies = st.sampled_from(
+    [
+        b"",
+        b" ",
+        b"{",
+        b"}",
+        b"1}",
+        b'{"userId":"u","event":"A",',
+        b'"writeKey":"wk"}',
+        b'{"userId":"u","event":"A","writeKey":"wk"}\n{"userId":"v","event":"A","writeKey":"wk"}',
+        b'\n{"userId":"u","event":"A","writeKey":"wk"}',
+        b'{"userId":"u","event":"A",\r\n"writeKey":"wk"}\n',
+        b'\xef\xbb\xbf{"userId":"u","event":"A","writeKey":"wk"}',
+        b'{"userId":"u","event":"A","writeKey":"wk","name":"\xff"}',
+        b'{"userId":"u","event":"A","writeKey":"wk","x":"\\u0000"}',
+        b'{"userId":"u","event":"A","writeKey":"wk","x":"\\ud800"}',
+        b'{"userId":"\\u00e9","event":"A","writeKey":"wk"}',
+        b'{"userId":"u","event":"A","writeKey":"off"}',
+        b'{"userId":"u","event":"A","writeKey":7}',
+        b'{"userId":"u","event":"A","writeKey":"wk","deep":' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"userId":"u","event":"A","writeKey":"wk","long":"' + b"x" * 33_000 + b'"}',
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            usual_bodies | usual_bodies | usual_bodies | broken_bodies,
+            st.sampled_from(["/v1/t", "/v1/i", "/v1/p", "/v1/track", "/v1/alias", "/v1/import"]),
+            st.sampled_from([None, None, "named", "closed"]),
+            st.sampled_from([None, "203.0.113.9"]),
+        ).filter(lambda one: ROUTES[one[1]].type is not None),
+        min_size=1,
+        max_size=6,
+    )
+)
+@example(
+    [
+        (b" ", "/v1/t", None, None),
+        (
+            b'{"userId":"u","event":"A","writeKey":"wk"}\n{"userId":"v","event":"A","writeKey":"wk"}',
+            "/v1/t",
+            None,
+            None,
+        ),
+    ]
+)
+def test_calls_that_are_taken_together_come_to_what_each_comes_to_alone(
+    calls: list[tuple[bytes, str, str | None, str | None]],
+) -> None:
+    sources, disabled = {"wk": "web", "off": "closed"}, {"closed"}
+    calls_of_routes = [(body, ROUTES[path], source, ip) for body, path, source, ip in calls]
+    together = accept_singles(
+        calls_of_routes, sources=sources, received_at=NOW, new_id=lambda: "new", disabled=disabled
+    )
+    others = set(together.left)
+    expected = []
+    for number, (body, route, source, ip) in enumerate(calls_of_routes):
+        if number in others:
+            continue
+        with mock.patch("collector.accept.plain_drafts", none_is_plain):
+            expected.append(
+                accept(
+                    body,
+                    route,
+                    source=source,
+                    sources=sources,
+                    received_at=NOW,
+                    ip=ip,
+                    new_id=lambda: "new",
+                    disabled=disabled,
+                )
+            )
+    alone = [single(source, row) for source, row in zip(together.sources, together.rows, strict=True)]
+    assert [whole(one) for one in alone] == [whole(one) for one in expected]
+    assert together.size == sum(one.records.size for one in expected)
+
+
+def none_is_plain(plains: Any, bodies: Any, *_: Any, **__: Any) -> tuple[list[Draft], list[int], int]:
     """What stands in for the quick way, so that the general one has to look at everything."""
     return [], list(range(len(bodies))), 0
 

@@ -725,7 +725,7 @@ def test_text_that_no_database_holds_is_mended(text: str) -> None:
         assert materialize(Resolved("p", Origin(0, 0), (), event))["event"].startswith("A\ufffd")
 
 
-def none_is_plain(plains: Any, bodies: Any, *_: Any) -> tuple[list[Draft], list[int], int]:
+def none_is_plain(plains: Any, bodies: Any, *_: Any, **__: Any) -> tuple[list[Draft], list[int], int]:
     """What stands in for the quick way, so that the general one has to look at everything."""
     return [], list(range(len(bodies))), 0
 
