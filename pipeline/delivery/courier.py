@@ -487,9 +487,7 @@ class Courier:
         for flight in landed:
             for item in flight.items:
                 item.flying = False
-            made = (
-                Attempt(flight.items, [None] * len(flight.items)) if flight.task.cancelled() else flight.task.result()
-            )
+            made = _result(flight)
             self._dirty = self._dirty or flight.fresh
             if self._observer is not None:
                 self._observer.note(made, flight.exchanges)

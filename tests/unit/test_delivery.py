@@ -10,7 +10,7 @@ import pytest
 from destinations.contract import DELIVERED, UNTRIED, Outcome, RawEvent, Rejected, Retry
 from destinations.deadline import time_left
 from pipeline.delivery.engine import Limits, World
-from pipeline.store import schema
+from pipeline.store import ledger, schema
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected, Unavailable
 from schemas.events import Origin
@@ -566,6 +566,39 @@ async def test_an_attempt_that_outlasts_the_grace_is_given_up_and_repeated_later
     assert await world.books() == {}
     await world.run_until_idle()
     assert world.tried() == [("m1",), ("m1",)]
+
+
+async def test_stopping_writes_what_is_known_though_another_event_cannot_be_read_back(
+    world: DeliveryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        if batch[0]["messageId"] == "c1":
+            await loop.create_future()
+        return [Retry("http 503", after=0.0) if one["messageId"] == "a1" else DELIVERED for one in batch]
+
+    def away(*_: object) -> None:
+        loop.call_soon_threadsafe(asked.set)
+        raise Unavailable("no", after=0.001)
+
+    async def c1_hangs() -> bool:
+        return ("c1",) in world.tried()
+
+    world.limits = Limits(grace=0.2)
+    world.add(script, max_batch=1)
+    await world.emit("a1", "ann")
+    world.start()
+    await world.until(lambda: _is(world, {"web": Book(outstanding=1)}))
+    await world.crash()
+    monkeypatch.setattr(ledger, "values", away)
+    await world.emit("b1", "bob")
+    await world.emit("c1", "cid")
+    world.start()
+    await asked.wait()
+    await world.until(c1_hangs)
+    await world.finish()
+    assert await world.books() == {"web": Book(delivered=1, outstanding=1)}
 
 
 async def test_a_database_that_is_away_delays_and_loses_nothing(world: DeliveryWorld) -> None:
