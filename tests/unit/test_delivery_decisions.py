@@ -232,6 +232,12 @@ def test_a_few_profiles_never_open_the_breaker() -> None:
     assert opened_at((float(number), True, number % 4) for number in range(500)) is None
 
 
+def test_profiles_that_failed_before_an_answer_do_not_count() -> None:
+    before = [(float(number), True, number) for number in range(4)]
+    one_fails = [(10.0 * number, True, "ann") for number in range(1, 30)]
+    assert opened_at([*before, (4.0, False, "bob"), *one_fails]) is None
+
+
 def test_a_service_that_asks_to_be_left_alone_is_left_alone_once_several_profiles_were_sent_away() -> None:
     breaker = Breaker(Limits())
     asked = [breaker.failed({number}, 0.0, 0.0, 30.0, too_much=True) for number in range(5)]
@@ -277,8 +283,9 @@ def test_a_service_that_is_down_rests_for_as_long_as_it_asks() -> None:
 
 def test_only_probes_tell_how_a_service_is_that_was_down() -> None:
     breaker = down(100.0)
-    assert not breaker.answered(99.0, 101.0)
-    assert not breaker.failed({1}, 99.0, 129.0, None)
+    for before in (99.0, 100.0):
+        assert not breaker.answered(before, 101.0)
+        assert not breaker.failed({1}, before, 129.0, None)
     assert (breaker.open, breaker.probe_at) == (True, 130.0)
     assert breaker.answered(130.0, 131.0)
     assert not breaker.open
@@ -286,9 +293,10 @@ def test_only_probes_tell_how_a_service_is_that_was_down() -> None:
 
 def test_a_service_that_is_back_is_judged_anew() -> None:
     breaker = down(100.0)
-    breaker.answered(130.0, 130.0)
-    assert [breaker.failed({number}, 131.0, 131.0, None) for number in range(20)] == [False] * 19 + [True]
-    assert breaker.probe_at == 161.0
+    breaker.failed({4}, 130.0, 130.0, None)
+    breaker.answered(190.0, 190.0)
+    assert [breaker.failed({number}, 191.0, 191.0, None) for number in range(20)] == [False] * 19 + [True]
+    assert breaker.probe_at == 221.0
 
 
 def test_what_is_kept_of_requests_does_not_grow() -> None:

@@ -44,7 +44,7 @@ Answer = Outcome | Exception | None  # None: forgets to answer
 Answers = dict[str, Answer]
 
 
-def service(answers: Answers, got: list[list[EncodedEvent]], *, atomic: bool = True) -> Routing:
+def service(answers: Answers, got: list[list[EncodedEvent]], *, atomic: bool = True, max_batch: int = 100) -> Routing:
     """Takes track calls as JSON, and answers as it is told; an exception ends the call."""
 
     async def send(_: None, batch: Sequence[EncodedEvent]) -> Sequence[Outcome]:
@@ -63,7 +63,7 @@ def service(answers: Answers, got: list[list[EncodedEvent]], *, atomic: bool = T
         yield None
 
     action = Action(
-        name="send", payload=None, types=("track",), max_batch=100, deliver=send, encoded=True, atomic=atomic
+        name="send", payload=None, types=("track",), max_batch=max_batch, deliver=send, encoded=True, atomic=atomic
     )
     definition = Definition(
         name="service",
@@ -129,6 +129,14 @@ async def test_what_a_call_had_no_time_for_is_as_if_nothing_had_been(short: bool
     made = await attempt(way if short else replace(way, only=None), None, items, 5.0)
     assert seen(made) == ([DELIVERED, None, None], True, False, False, False, "None", None)
     assert [len(call) for call in got] == [3]
+
+
+async def test_nothing_overtakes_what_a_call_had_no_time_for() -> None:
+    got: list[list[EncodedEvent]] = []
+    way = service({"m1": UNTRIED}, got, max_batch=2)
+    made = await attempt(way, None, chunk([("a", "track")] * 3), 5.0)
+    assert made.outcomes == [DELIVERED, None, None]
+    assert [[one.message_id for one in call] for call in got] == [["m0", "m1"]]
 
 
 async def test_events_come_as_the_json_of_what_destinations_see() -> None:
