@@ -138,7 +138,8 @@ async def _straight(route: Route, types: Collection[str], client: Any, made: Att
             if resolved.event.type not in types:
                 made.outcomes[index] = _untaken()
                 continue
-            if route.name in item.done:
+            if route.name in item.done:  # by a mapping that is no more
+                made.outcomes[index] = item.done[route.name]
                 continue
             try:
                 payload = route.payload(passing(resolved))
@@ -294,7 +295,8 @@ async def _call(route: Route, client: Any, made: Attempt, payloads: Sequence[Any
 def _conclude(one: _Going, made: Attempt, *, named: bool) -> None:
     """From what became of an event's mappings to what becomes of the event. `named`: reasons name the mapping."""
     if not named:
-        made.outcomes[one.index] = next(iter(one.outcomes.values()), None)
+        (route,) = one.routes
+        made.outcomes[one.index] = one.outcomes.get(route.name, one.item.done.get(route.name))
         return
     done = dict(one.item.done)
     waits: list[tuple[str, Retry]] = []

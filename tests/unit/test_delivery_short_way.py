@@ -131,6 +131,42 @@ async def test_what_a_call_had_no_time_for_is_as_if_nothing_had_been(short: bool
     assert [len(call) for call in got] == [3]
 
 
+@pytest.mark.parametrize("short", [True, False])
+async def test_what_a_mapping_that_is_no_more_has_done_is_not_done_again(short: bool) -> None:
+    got: list[list[EncodedEvent]] = []
+    way = service({}, got)
+    items = chunk([("a", "track"), ("a", "track"), ("b", "track")])
+    items[0].done = {"send": DELIVERED, "another": Rejected("http 422")}
+    items[2].done = {"another": DELIVERED}
+    made = await attempt(way if short else replace(way, only=None), None, items, 5.0)
+    assert made.outcomes == [DELIVERED] * 3
+    assert [[one.message_id for one in call] for call in got] == [["m1", "m2"]]
+
+
+async def test_a_time_out_that_a_destination_raises_is_a_fault_as_any_exception_and_ours_is_none() -> None:
+    hung = asyncio.Event()
+
+    async def hang(_: None, batch: Sequence[EncodedEvent]) -> Sequence[Outcome]:
+        await hung.wait()
+        return []
+
+    way = service({"m0": TimeoutError("its own")}, [])
+    assert way.only is not None
+    ours = replace(way, only=replace(way.only, action=replace(way.only.action, deliver=hang)))
+    told = [seen(await attempt(one, None, chunk([("a", "track")]), 0.01)) for one in (way, ours)]
+    assert told == [
+        ([Retry("TimeoutError")], False, True, True, True, "TimeoutError('its own')", None),
+        ([Retry("timeout")], False, True, True, False, "None", None),
+    ]
+
+
+def test_a_service_is_left_alone_for_the_longest_that_it_asks() -> None:
+    assert (
+        Attempt([], [Retry("http 429", 3.0), None, Retry("http 429", 9.0), Retry("http 503"), DELIVERED]).asked == 9.0
+    )
+    assert Attempt([], [Retry("http 503"), None]).asked is None
+
+
 async def test_nothing_overtakes_what_a_call_had_no_time_for() -> None:
     got: list[list[EncodedEvent]] = []
     way = service({"m1": UNTRIED}, got, max_batch=2)
