@@ -242,6 +242,118 @@ async def test_a_duplicate_is_a_success_like_any_other(app: Collector, log: Reco
     assert ([answer.status for answer in answers], len(log.events)) == ([200, 200], 2)
 
 
+# ── Calls that arrive together ────────────────────────────────────────────────────────────────────────────────────
+
+
+def numbered(number: int, **fields: Any) -> bytes:
+    return dumped({**TRACK, "messageId": f"m{number}", **fields})
+
+
+async def test_calls_that_arrive_together_are_one_append_in_their_order_and_each_is_answered_for_itself(
+    log: RecordingLog,
+) -> None:
+    sources = {"wk": "web", "other": "app", "old": "closed"}
+    policies = {"closed": Policy(enabled=False)}
+    app = create_collector(log=log, sources=sources, policies=policies, clock=lambda: NOW)
+    basic = {"authorization": f"Basic {b64encode(b'other:').decode()}"}
+    batch = dumped({"batch": [{"type": "track", **TRACK, "messageId": "m6"}], "writeKey": "wk"})
+    answers = await asyncio.gather(
+        call(app, "POST", "/v1/t", numbered(1)),
+        call(app, "POST", "/v1/t", numbered(2, event="\u00dc")),
+        call(app, "POST", "/v1/t", b"{"),
+        call(app, "POST", "/v1/i", numbered(3), basic),
+        call(app, "POST", "/v1/t", numbered(4, writeKey="nobody")),
+        call(app, "POST", "/v1/t", gzip.compress(numbered(5)), {"content-encoding": "gzip"}),
+        call(app, "POST", "/v1/batch", batch),
+        call(app, "POST", "/v1/t", numbered(7, writeKey="old")),
+        call(app, "POST", "/v1/t", numbered(8, event=7)),
+        call(app, "POST", "/v1/t", numbered(9)),
+    )
+    codes = [answer.json.get("code") for answer in answers]
+    assert codes == [None, None, "invalid_request", None, "unknown_source", None, None, None, None, None]
+    assert log.appends == 1
+    assert [(event.message_id, event.type, event.source, event.refused) for event in log.events] == [
+        ("m1", "track", "web", None),
+        ("m2", "track", "web", None),
+        ("m3", "identify", "app", None),
+        ("m5", "track", "web", None),
+        ("m6", "track", "web", None),
+        ("m7", "track", "closed", "source_disabled"),
+        ("m8", "track", "web", "event_not_string"),
+        ("m9", "track", "web", None),
+    ]
+    assert app.counts.accepted == {"web": 5, "app": 1}
+    assert app.counts.requests == {
+        ("web", 200): 6,
+        ("app", 200): 1,
+        ("closed", 200): 1,
+        ("", 400): 2,
+    }
+    assert app.counts.bytes["app"] == len(numbered(3))
+    assert app.in_flight_bytes == 0
+
+
+async def test_calls_of_usual_shape_are_counted_by_source(app: Collector, log: RecordingLog) -> None:
+    answers = await asyncio.gather(*(call(app, "POST", "/v1/t", numbered(number)) for number in range(5)))
+    assert {answer.status for answer in answers} == {200}
+    assert ([event.message_id for event in log.events], log.appends) == ([f"m{n}" for n in range(5)], 1)
+    assert (app.counts.accepted, app.counts.requests) == ({"web": 5}, {("web", 200): 5})
+    assert (app.counts.bytes, app.in_flight_bytes) == ({"web": 5 * len(numbered(0))}, 0)
+
+
+async def test_of_calls_that_arrive_together_those_beyond_the_rate_are_turned_away(log: RecordingLog) -> None:
+    policies = {"web": Policy(events_per_second=0.2)}  # two at once after a pause, the last of which may overdraw
+    app = create_collector(log=log, sources={"wk": "web"}, policies=policies)
+    answers = await asyncio.gather(*(call(app, "POST", "/v1/t", numbered(number)) for number in range(5)))
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert [event.message_id for event in log.events] == ["m0", "m1", "m2"]
+    assert app.in_flight_bytes == 0
+
+
+async def test_calls_that_arrive_together_at_a_slow_log_are_told_so_and_counted_once_they_are_kept(
+    log: RecordingLog,
+) -> None:
+    app = create_collector(log=log, sources={"wk": "web"}, append_timeout=0.02)
+    log.gate.clear()
+    answers = await asyncio.gather(*(call(app, "POST", "/v1/t", numbered(number)) for number in range(3)))
+    assert [(answer.status, answer.headers["retry-after"]) for answer in answers] == [(503, "5")] * 3
+    assert (app.counts.accepted, app.in_flight_bytes > 0) == ({}, True)
+    log.gate.set()
+    while app.in_flight_bytes:
+        await asyncio.sleep(0)
+    assert (app.counts.accepted, app.counts.requests) == ({"web": 3}, {("web", 503): 3})
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"), [(Unavailable("the disk is full", after=2.5), 503), (RuntimeError("a bug"), 500)]
+)
+async def test_calls_that_arrive_together_are_acknowledged_by_nothing_but_the_log(
+    app: Collector, log: RecordingLog, failure: Exception, status: int
+) -> None:
+    log.failure = failure
+    answers = await asyncio.gather(*(call(app, "POST", "/v1/t", numbered(number)) for number in range(3)))
+    assert [answer.status for answer in answers] == [status] * 3
+    assert (app.counts.accepted, app.counts.requests) == ({}, {("web", status): 3})
+    assert app.in_flight_bytes == 0
+
+
+async def test_one_call_that_breaks_the_collector_does_not_harm_those_that_arrive_with_it(log: RecordingLog) -> None:
+    """By a message id that cannot be made: only the call that needs one is hurt."""
+
+    def broken() -> str:
+        raise RuntimeError("no randomness")
+
+    app = create_collector(log=log, sources={"wk": "web"}, new_id=broken)
+    without_id = dumped({"event": "A", "userId": "u", "writeKey": "wk"})
+    with capture_logs() as logged:
+        answers = await asyncio.gather(
+            *(call(app, "POST", "/v1/t", body) for body in (numbered(1), without_id, numbered(2)))
+        )
+    assert [answer.status for answer in answers] == [200, 500, 200]
+    assert [event.message_id for event in log.events] == ["m1", "m2"]
+    assert [line["event"] for line in logged] == ["requests failed together, each is tried alone", "request failed"]
+
+
 # ── Errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 REMEDIES = {
