@@ -24,15 +24,18 @@ from destinations.contract import (
     Settings,
     mapped,
 )
+from pipeline.delivery.attempt import attempt
 from pipeline.delivery.done import decode_done, encode_done
+from pipeline.delivery.lanes import Item, Partition
 from pipeline.delivery.limits import Destination, World
 from pipeline.delivery.mapping import mapping_faults, names_of, routing
 from pipeline.functions.installed import Functions
 from pipeline.store import schema
+from pipeline.store.ledger import Claim
 from schemas.config import DestinationFilter, FunctionConfig, MappingConfig
 from schemas.errors import CredentialsRejected
-from schemas.events import TYPES, decode_resolved
-from tests.unit.delivery_world import Book, DeliveryWorld, NoSettings
+from schemas.events import TYPES, Origin, decode_resolved
+from tests.unit.delivery_world import Book, DeliveryWorld, NoSettings, resolved
 from tests.unit.functions_world import write
 
 
@@ -201,6 +204,15 @@ async def test_a_profile_keeps_its_order_over_all_mappings(world: DeliveryWorld,
     assert crm.calls == [("upsert", ["a1"]), ("note", ["a1"]), ("upsert", ["a2"]), ("note", ["a2"])]
 
 
+async def test_the_call_that_most_profiles_wait_for_is_made_first(world: DeliveryWorld, crm: Crm) -> None:
+    mount(world, crm, [MappingConfig(action="upsert", trigger="type = 'identify'"), MappingConfig(action="note")])
+    await world.emit("a1", "ann", type="identify")
+    await world.emit("b1", "bob")
+    await world.emit("c1", "cid")
+    await world.run_until_idle()
+    assert crm.calls == [("note", ["b1", "c1"]), ("upsert", ["a1"])]
+
+
 # ── Retried ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -244,6 +256,16 @@ async def test_rejected_credentials_lose_nothing_that_is_done(world: DeliveryWor
     await world.run_until_idle()
     assert crm.calls == [("upsert", ["m1"]), ("note", ["m1"]), ("note", ["m1"])]
     assert await world.book() == Book(delivered=1)
+
+
+async def test_an_event_that_is_done_in_part_goes_again_for_the_reason_that_kept_it(
+    world: DeliveryWorld, crm: Crm
+) -> None:
+    crm.script["note m1"] = [CredentialsRejected("http 401")]
+    item = Item(Partition(Claim(0, 0, 0, {}, (), 0)).lane("ann", 0), 0, "web", "m1")
+    item.resolved = decode_resolved(resolved("m1", "ann", Origin(0, 0)))
+    made = await attempt(routing(mount(world, crm)), None, [item], 5.0)
+    assert (made.outcomes, made.done) == ([Retry("http 401", after=0.0)], {item: {"upsert": DELIVERED}})
 
 
 # ── Ended ─────────────────────────────────────────────────────────────────────────────────────────────────────────

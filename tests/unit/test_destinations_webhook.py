@@ -48,6 +48,7 @@ def test_requests_are_cut_by_count_and_by_bytes() -> None:
     batch = [orjson.dumps(one) for one in (small, small, small, large, large, huge, small)]
     assert [len(bodies) for bodies in requests(batch, 2)] == [2, 2, 1, 1, 1]
     assert [body for bodies in requests(batch, 2) for body in bodies] == batch
+    assert [len(bodies) for bodies in requests([b"x" * (MAX_BODY_BYTES // 2)] * 3, 9)] == [2, 1]
     assert list(requests([], 2)) == []
 
 
