@@ -56,8 +56,7 @@ def select(connection: Connection, sql: str, values: Sequence[Any], *, kind: str
 
 
 _CHUNK: Final = 8_192
-_TOGETHER: Final = 1_024  # rows of a statement on SQLite; a power of two
-_PARAMETERS: Final = 32_766  # that a statement of SQLite takes
+TOGETHER: Final = 1_024  # rows of a statement on SQLite, which takes 32,766 values; a power of two
 
 
 def _write(connection: Connection, table: Table, rows: Rows, on_conflict: str) -> None:
@@ -65,9 +64,9 @@ def _write(connection: Connection, table: Table, rows: Rows, on_conflict: str) -
     row while another thread works. What is left after full statements goes in powers of two, so that few are prepared."""
     driver, columns = _driver(connection), len(table.columns)
     values = list(chain.from_iterable(rows))
-    count, at = _TOGETHER, 0
+    count, at = TOGETHER, 0
     while at < len(values):
-        while count * columns > min(len(values) - at, _PARAMETERS):
+        while count * columns > len(values) - at:
             count //= 2
         driver.execute(_sqlite_insert(table, count) + on_conflict, values[at : (at := at + count * columns)])
 

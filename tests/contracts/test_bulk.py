@@ -50,7 +50,20 @@ def test_rows_that_are_there_become_what_is_said_and_others_are_added(database: 
     assert database.read_sync(rows_of) == expected
 
 
-def test_a_wide_table_gets_no_more_values_in_a_statement_than_it_takes(database: Database) -> None:
+def test_every_row_that_is_asked_for_is_found_however_many_they_are(database: Database) -> None:
+    whole = [(number, 1, 2, 3) for number in range(17_000)]
+    database.run_sync(partial(bulk.insert, table=schema.positions, rows=whole))
+    sql = "SELECT partition FROM positions WHERE partition {}"
+
+    found = database.read_sync(lambda c: bulk.select(c, sql, [number for number, *_ in whole], kind="int"))
+    assert sorted(number for (number,) in found) == [number for number, *_ in whole]
+
+
+def test_no_table_has_more_columns_than_a_statement_of_many_rows_takes() -> None:
+    assert max(len(table.columns) for table in schema.metadata.tables.values()) * bulk.TOGETHER <= 32_766
+
+
+def test_rows_of_a_wide_table_arrive_whole(database: Database) -> None:
     rows = [
         (f"use_{number}", number, None, "{}", "{}", *range(3), "users", 0, "", "", "", "") for number in range(3_000)
     ]
