@@ -16,6 +16,7 @@ from pipeline.store import ledger, partings, schema, splits
 from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
 from pipeline.store.ledger import Progress, Row, Standing
+from schemas.changes import Cause, ProfileChange
 from schemas.events import Event, ExternalId, Fence, Origin, encode_event, encode_resolved
 from tests.stores import prepare
 
@@ -155,7 +156,8 @@ def test_each_partition_of_events_waits_once_since_another_member_may_emit_it(da
     whole, _ = taken_apart(database)
     (there,) = applied(database, of(1, event(11, "laptop")))
     here, later = applied(database, poll(event(3, "laptop"), event(4, "laptop")))
-    assert [one.left for one in (there, here, later)] == [[whole], [whole], ()]
+    (last,) = applied(database, poll(event(5, "laptop")))
+    assert [one.left for one in (there, here, later, last)] == [[whole], [whole], (), ()]
 
 
 def test_what_destinations_are_told_of_a_split_waits_too_and_stands_for_nobody_else(database: Database) -> None:
@@ -180,6 +182,24 @@ def test_a_part_that_merges_before_it_sent_anything_waits_for_the_whole_as_well(
     tv, joined = applied(database, poll(event(3, "tv", "u2"), event(4, "laptop", "u2", "identify")))
     assert joined.profile in (tv.profile, other)
     assert whole in joined.left
+
+
+def parted(profile: str, other: str, collection: str = "users") -> ProfileChange:
+    cause = Cause("web", "m3", "identify", 3, 3)
+    return ProfileChange("c1", "unmerged", profile, 3, cause, collection, other, ids=[A_LAPTOP])
+
+
+def test_a_part_that_merges_into_the_whole_does_not_wait_for_itself(database: Database) -> None:
+    whole, part = (one.profile for one in applied(database, poll(PHONE, LAPTOP)))
+    database.run_sync(lambda connection: partings.note(connection, [parted(part, whole)], 3))
+    (joined,) = applied(database, poll(LOGIN))
+    assert (joined.profile, joined.left) == (whole, [part])
+
+
+def test_nobody_waits_for_an_account_that_was_taken_apart(database: Database) -> None:
+    applied(database, poll(PHONE))
+    database.run_sync(lambda connection: partings.note(connection, [parted("acc_1", "acc_2", "accounts")], 3))
+    assert database.read_sync(lambda connection: connection.execute(select(schema.partings)).all()) == []
 
 
 def test_what_nobody_waits_for_any_more_is_forgotten(database: Database) -> None:
