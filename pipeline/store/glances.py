@@ -9,7 +9,7 @@ import orjson
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -126,7 +126,9 @@ class _Line:
         finally:
             self._answer = None
         if result.status != wanted:
-            raise psycopg.errors.error_from_result(result)
+            error = psycopg.errors.error_from_result(result)
+            # What is said last of a connection that the server ended has no code.
+            raise psycopg.OperationalError(str(error)) if self._server.status == ConnStatus.BAD else error
         return result
 
     def _writable(self) -> None:

@@ -18,6 +18,9 @@ from tests.contracts.test_intake import batch, event, put
 
 pytestmark = pytest.mark.postgres
 _ENDED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'millrace' AND state = 'idle'"
+_BROKEN_OFF = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+)
 _OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'millrace' AND query LIKE '%$1::json%' AND pid <> pg_backend_pid()"
 
 
@@ -92,6 +95,19 @@ async def test_a_server_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
         await Glances(database).answer(lambda: echo("x"))
     database.close()
+
+
+async def test_an_answer_that_the_server_breaks_off_is_an_outage(database: Database, looking: Glances) -> None:
+    def slow() -> Asking[Any]:
+        rows = yield Question("SELECT pg_sleep(20)::text WHERE 'x'::text {}", ["x"])
+        return rows
+
+    asked = asyncio.ensure_future(looking.answer(slow))
+    while not await database.run(lambda c: c.execute(text(_BROKEN_OFF)).all()):
+        assert not asked.done()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(asked, 10)
+    assert await looking.answer(lambda: echo("x")) == [("ä", 7, None)]
 
 
 async def test_whoever_gives_up_leaves_no_answer_to_the_next(looking: Glances) -> None:
