@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Final
 
 import structlog
@@ -19,6 +18,7 @@ from collector.body import BODY_LIMIT, decompress, too_large
 from collector.counts import Counts
 from collector.headers import Authorization, KeepIp, kept_ip
 from collector.ids import MessageIds
+from collector.item import EVENT_LIMIT
 from collector.routes import Route
 from collector.sources import Gates, Policy, RateLimited
 from pipeline.log.contract import Drafts, Log
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
 OVERHEAD: Final = 2048  # bytes that a request holds besides its body and its records; that of a usual call is its body and the ids in it
-TOGETHER: Final = 256  # calls that are decoded at once
+TOGETHER: Final = 64  # calls that are looked at at once
 GROUP_BYTES: Final = 2 << 20  # of one append, about
 SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another one is under way
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
@@ -123,8 +123,9 @@ class Intake:
         self._appending: dict[_Group, None] = {}  # in the order they began
         self._tasks: set[asyncio.Task[None]] = set()
         self._usual = 1  # requests of the append before
-        self._arrived: list[Arrived] = []  # in this turn of the loop
-        self._looking = False  # at them, when the turn is over
+        self._calls: list[Arrived] = []  # not looked at yet
+        self._looking = False  # whether more have arrived
+        self._found = False
         self._waiting: asyncio.TimerHandle | None = None  # for the usual number
         self._late = 0
         self._watchdog: asyncio.TimerHandle | None = None
@@ -163,44 +164,43 @@ class Intake:
         self, exchange: Exchange, route: Route, source: str | None, wire: bytes, encoding: bytes, ip: str | None
     ) -> None:
         """Takes a whole body. Whatever happens, the exchange is answered, once the log has the events, and released."""
-        self._arrived.append((exchange, route, source, wire, encoding, self._kept_ip(ip)))
-        if not self._looking:
-            self._look_soon()
+        one = (exchange, route, source, wire, encoding, ip if self._keep_ip == "all" else kept_ip(ip, self._keep_ip))
+        if route.type is not None and not encoding and len(wire) <= EVENT_LIMIT:
+            self._calls.append(one)
+            if len(self._calls) >= TOGETHER:
+                self._accept_calls()
+        else:
+            self._accept_calls()
+            self._accept_one(one, self._clock())
+        self._found = True
+        if self._waiting is not None:
+            if self._gathered() >= self._usual:
+                self._look_again()
+        elif not self._looking and (not self._appending or self._is_sizeable()):
+            self._look_again()
 
-    def _kept_ip(self, ip: str | None) -> str | None:
-        return ip if self._keep_ip == "all" else kept_ip(ip, self._keep_ip)
-
-    # ── What one turn of the loop has read ────────────────────────────────────────────────────────────────────────
-
-    def _accept(self, arrived: Sequence[Arrived]) -> None:
-        """In the order of arrival; calls that arrived one behind the other go together."""
+    def _accept_calls(self) -> None:
+        """Those that have arrived since the last time, in their order."""
+        if not self._calls:
+            return
+        calls, self._calls = self._calls, []
         received_at = self._clock()
-        for alike, some in groupby(arrived, _is_single):
-            run = list(some)
-            if alike and len(run) > 1:
-                for begin in range(0, len(run), TOGETHER):
-                    self._accept_singles(run[begin : begin + TOGETHER], received_at)
-            else:
-                for one in run:
-                    self._accept_one(one, received_at)
-
-    def _accept_singles(self, run: Sequence[Arrived], received_at: int) -> None:
         try:
             taken = accept_singles(
-                [(wire, route, source, ip) for _, route, source, wire, _, ip in run],
+                [(wire, route, source, ip) for _, route, source, wire, _, ip in calls],
                 sources=self.sources,
                 received_at=received_at,
                 new_id=self._new_id,
                 disabled=self._gates.disabled,
             )
         except Exception:
-            log.exception("requests failed together, each is tried alone", requests=len(run))
-            taken = none_of(run)
+            log.exception("requests failed together, each is tried alone", requests=len(calls))
+            taken = none_of(calls)
         if not taken.left and not self._gated:
-            self._gather_singles(run, taken)
+            self._gather_singles(calls, taken)
             return
         left, usual = set(taken.left), zip(taken.sources, taken.rows, strict=True)
-        for number, one in enumerate(run):
+        for number, one in enumerate(calls):
             if number in left:
                 self._accept_one(one, received_at)
             else:
@@ -279,38 +279,40 @@ class Intake:
                 self._watch(loop)
         return self._gathering[-1]
 
-    def _look_soon(self) -> None:
-        self._looking = True
+    def _gathered(self) -> int:
+        """How many requests the next append would have."""
+        return len(self._calls) + (len(self._gathering[0]) if self._gathering else 0)
+
+    def _is_sizeable(self) -> bool:
+        return bool(self._gathering) and self._gathering[0].records.size >= SIZEABLE
+
+    def _look_again(self) -> None:
+        """Before an append: a turn of the loop reads what has arrived by now."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._looking, self._found = True, False
         loop = asyncio.get_running_loop()
         loop.call_soon(self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Takes what a turn of the loop has read. Appends once a turn has brought no more and there are as many as last time, which a busy
-        server waits for a moment. So a quiet one goes on at once, and a busy one makes few and large appends: a commit costs the same
-        for one event and for a hundred. While an append is under way requests wait for more to come, which they do not pay for: the
-        log would make them wait too."""
+        """Appends once no more arrive and there are as many as last time, which a busy server waits for a moment. So a quiet one
+        goes on at once, and a busy one makes few and large appends: a commit costs the same for one event and for a hundred."""
         self._looking = False
-        arrived, self._arrived = self._arrived, []
-        self._accept(arrived)
-        first = self._gathering[0] if self._gathering else None
-        if first is None:
-            return
-        if first.records.size >= SIZEABLE:
+        if self._is_sizeable():
             self._flush(loop)
-        elif self._appending:
-            return
-        elif arrived:
-            self._look_soon()
-        elif len(first) >= self._usual:
-            self._flush(loop)
-        elif self._waiting is None:
+        elif self._found:
+            self._look_again()
+        elif self._gathered() < self._usual:
             self._waiting = loop.call_later(GATHER_SECONDS, self._flush, loop)
+        else:
+            self._flush(loop)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Appends what was gathered, beside an append that is under way if it is worth one of its own."""
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+        """Appends what was gathered. While an append is under way a few requests wait for more to come, which they do not
+        pay for: the log would make them wait too."""
+        self._waiting = None
+        self._accept_calls()
         while self._gathering and len(self._appending) < MAX_APPENDS:
             if self._appending and self._gathering[0].records.size < SIZEABLE:
                 break
@@ -340,12 +342,13 @@ class Intake:
                 self.release(exchange)
             del self._appending[group]
             self._late -= group.late
-            if self._gathering and not self._looking and self._waiting is None:
-                self._look_soon()
+            if self._gathered() and not self._looking and self._waiting is None:
+                self._look_again()
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks now and then for groups that have waited too long: far cheaper than a timer for each request. Clients are
         put off then; the append goes on and its bytes stay charged until it ends, so that no memory is lost sight of."""
+        self._accept_calls()
         begun = loop.time() - self._append_timeout
         for group in (*self._appending, *self._gathering):
             if group.since > begun:
@@ -427,11 +430,6 @@ class Intake:
         exchange.answered = True
         self.counts.requests[exchange.source, status] += 1
         exchange.reply(status, body, after)
-
-
-def _is_single(one: Arrived) -> bool:
-    _, route, _, wire, encoding, _ = one
-    return route.type is not None and not encoding and len(wire) <= BODY_LIMIT
 
 
 _INTERNAL: Final = error_body("internal", "an error of the server; try again")
