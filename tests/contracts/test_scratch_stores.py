@@ -1,7 +1,7 @@
 """Scratch stores of `identity apply` and `simulate`, which hold people: nobody who is deleted stays in one, on either database."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from pipeline.query import privacy
 from pipeline.resolve_again import resolve_again
-from pipeline.scratch import FOLDER, held
+from pipeline.scratch import FOLDER, Scratched, held
 from pipeline.store import forget, schema, scratches
 from pipeline.store.database import Database
 from pipeline.store.resettle import Tally
@@ -73,38 +73,156 @@ async def test_what_a_stopped_apply_left_goes_with_the_person(world: World) -> N
     assert (tally, world.found_in(*MIA), world.differences()) == (Tally(), [], [])
 
 
-async def test_a_running_apply_begins_anew_without_the_person(world: World) -> None:
-    deleted = False
+class Watched:
+    """An apply that is watched: at one point somebody is deleted. What is read of the log, and what of them is left when the
+    database says again that nobody is, is written down."""
 
-    def delete(what: str, _: int, __: int) -> None:
-        nonlocal deleted
-        if what == "people" and not deleted:
-            deleted = True
-            world.database.run_sync(lambda c: forget.person(c, ExternalId("user_id", "user-mia-7"), "reg"))
-            world.database.run_sync(scratches.disturb)
+    def __init__(self, world: World, delete: Callable[[], None], *, at: str, after: int = 0) -> None:
+        self.world, self.delete, self.at, self.after = world, delete, at, after
+        self.deleted = False
+        self.read: list[int] = []
+        self.left: list[list[str]] = []
 
-    tally = await apply(world, delete)
+    def advance(self, what: str, done: int, total: int) -> None:
+        if what == "events" and (done or not total):
+            self.read.append(done)
+        if self.deleted and not self.world.database.read_sync(scratches.stale):
+            self.left.append(left_in(self.world))
+        if what == self.at and not self.deleted:
+            self.after -= 1
+            if self.after < 0:
+                self.delete()
+                self.deleted = True
 
-    assert deleted
+
+def delete_mia(world: World) -> None:
+    world.database.run_sync(lambda c: forget.person(c, ExternalId("user_id", "user-mia-7"), "reg"))
+    world.database.run_sync(scratches.disturb)
+
+
+async def test_a_running_apply_goes_on_without_the_person(world: World) -> None:
+    watched = Watched(world, lambda: delete_mia(world), at="people")
+
+    tally = await apply(world, watched.advance)
+
+    assert watched.deleted
     assert (tally, left_in(world), world.differences()) == (Tally(), [], [])
+    assert [done for done in watched.read if done] == [5], "the log was read once"
 
 
-async def test_while_events_are_taken_in_a_deletion_is_noticed_at_the_next_ones(
+async def test_while_events_are_taken_in_the_person_goes_before_the_next_ones(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only when people are settled, which may be hours later."""
     monkeypatch.setattr("pipeline.recorded._AT_ONCE", 1)
-    seen: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr("pipeline.recorded._READ", 1)
+    watched = Watched(world, lambda: delete_mia(world), at="events", after=3)
 
-    def delete(what: str, done: int, _: int) -> None:
-        if what == "events":
-            seen.append((done, left_in(world)))
-            if len(seen) == 1:
-                world.database.run_sync(scratches.disturb)
+    await apply(world, watched.advance)
 
+    assert watched.read == sorted(watched.read)
+    assert watched.left
+    assert [one for one in watched.left if one] == []
+    assert world.differences() == []
+
+
+async def test_whoever_is_deleted_while_ids_are_compared_goes_from_their_copy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    copied = Scratched.heed
+
+    def heed(scratch: Scratched) -> bool:
+        if (scratch.folder / "present.sqlite").exists():
+            if not seen:
+                delete_mia(world)
+            seen.append([one for one in left_in(world) if "present" in one])
+        return copied(scratch)
+
+    monkeypatch.setattr("pipeline.resolve_again._PAGE", 1)
+    monkeypatch.setattr(Scratched, "heed", heed)
+
+    tally = await apply(world)
+
+    assert seen[-1] == [] != seen[0]
+    assert (tally, left_in(world), world.differences()) == (Tally(), [], [])
+
+
+async def test_however_often_somebody_is_deleted_the_log_is_read_once(world: World) -> None:
+    people = [f"user_id:guest-{number}" for number in range(8)]
+    await world.happen(*(world.event(f"g{n}", f"guest-{n}", f"anon-{m}") for n in range(8) for m in range(2)))
+    passes = 0
+
+    def delete(what: str, done: int, total: int) -> None:
+        nonlocal passes
+        passes += what == "events" and done == total > 10
+        if people and what == "people":
+            one = ExternalId("user_id", people.pop().partition(":")[2])
+            world.database.run_sync(lambda c: forget.person(c, one, "reg"))
+            world.database.run_sync(scratches.disturb)
+
+    rules = world.database.run_sync(lambda connection: in_force(connection, IdentityConfig()))
+    del rules
     await apply(world, delete)
 
-    assert [done for done, _ in seen[:2]] == [seen[0][0]] * 2, "it began anew at once"
+    assert passes == 1
+    assert world.differences() == []
+
+
+async def test_the_receipt_waits_until_a_running_apply_has_let_go_of_the_person(patient: World) -> None:
+    """The request names the ids while it is under way, so nobody has to look for them."""
+    turns: list[asyncio.Task[Any]] = []
+    watched = Watched(
+        patient, lambda: turns.append(asyncio.ensure_future(patient.forget("user_id:user-mia-7"))), at="people"
+    )
+
+    async def slowly() -> None:
+        rules = patient.database.run_sync(lambda connection: in_force(connection, STRICT))
+        folder = patient.folder / FOLDER / "apply"
+        await resolve_again(patient.log, patient.database, rules, folder, watched.advance)
+
+    await slowly()
+    [done] = await asyncio.gather(*turns)
+
+    assert (done["overallStatus"], done["receipt"]["scratch_stores_left"]) == ("FINISHED", [])
+    assert (patient.found_in(*MIA), patient.differences()) == ([], [])
+
+
+async def test_whom_the_rules_mix_with_the_person_are_settled_when_all_was_gone_over_again(world: World) -> None:
+    """Bob had Mia's cookie once. Two cookies to a person kept them apart, and do not any more."""
+    await world.happen(world.event("m-bob-3", "user-bob", "anon-mia-71", event="Borrowed"))
+    watched = Watched(world, lambda: delete_mia(world), at="people")
+    joined = IdentityConfig(types={"user_id": IdTypeConfig(limit=5)})
+    rules = world.database.run_sync(lambda connection: in_force(connection, joined))
+
+    tally = await resolve_again(world.log, world.database, rules, world.folder / FOLDER / "apply", watched.advance)
+
+    assert tally == Tally()
+    assert [done for done in watched.read if done] == [6, 3], "once more, without her events"
+    assert world.ids("user_id:user-bob") == ["anonymous_id:anon-bob", "email:bob@shop.test", "user_id:user-bob"]
+    assert (left_in(world), world.differences()) == ([], [])
+
+
+async def test_an_event_of_somebody_else_stays_though_it_names_a_deleted_id(world: World) -> None:
+    """All that Eve ever did was with Mia's cookie, which was refused her. The id does not come back, and she does not go."""
+    await world.happen(world.event("m-eve-1", "user-eve", "anon-mia-71", traits={"city": "Turku"}))
+    assert world.ids("user_id:user-eve") == ["user_id:user-eve"]
+    await world.forget("user_id:user-mia-7")
+    before = world.profile("user_id:user-eve")
+
+    await apply(world)
+
+    assert world.profile("user_id:user-eve") == before
+    assert world.profile("anonymous_id:anon-mia-71") is None
+    assert world.differences() == []
+
+
+async def test_who_is_suppressed_keeps_what_is_known_of_them(world: World) -> None:
+    """What came before passed, and is theirs."""
+    await world.ask("SUPPRESS_ONLY", "user_id:user-bob")
+    before = world.profile("user_id:user-bob")
+    assert await apply(world) == Tally(split=1, settled=1)
+    assert world.profile("user_id:user-bob") == before
 
 
 async def test_a_deletion_waits_for_whoever_works_with_a_scratch_store(patient: World) -> None:
@@ -150,6 +268,26 @@ async def test_a_folder_that_somebody_removed_is_forgotten(world: World) -> None
         path.unlink()
     done = await world.forget("user_id:user-mia-7")
     assert done["receipt"]["scratch_stores_left"] == []
+
+
+async def test_whoever_dies_while_a_folder_is_emptied_leaves_its_name_for_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stopped(world)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scratches, "forget", die)
+        with held(world.database, world.folder / FOLDER / "apply", "identity apply") as scratch:
+            with pytest.raises(KeyboardInterrupt):
+                scratch.clear()
+            assert scratch.is_kept
+    with held(world.database, world.folder / FOLDER / "apply", "identity apply") as scratch:
+        assert scratch.is_kept
+        scratch.clear()
+        assert not scratch.is_kept
 
 
 async def test_one_process_works_in_a_folder(world: World) -> None:
