@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from pipeline.query.profile_api.look_up import LookUps
-from pipeline.store import profiles
+from pipeline.store import glances, profiles
 from pipeline.store.database import Database
 from pipeline.store.glances import Asking, Glances, Question
 from pipeline.store.migrate import migrate
@@ -79,6 +80,33 @@ async def test_a_connection_that_the_server_ended_is_replaced(database: Database
     assert await looking.answer(lambda: echo("x"))
     database.run_sync(lambda c: c.execute(text(_ENDED)).all())
     assert await looking.answer(lambda: echo("x")) == [("ä", 7, None)]
+
+
+async def test_the_socket_of_a_connection_that_ended_while_nobody_used_it_is_free_for_others(
+    database: Database, looking: Glances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, heard = asyncio.Event(), asyncio.Event()
+    readable = glances._Line._readable
+
+    def noted(line: Any) -> None:
+        readable(line)
+        ended.set()
+
+    monkeypatch.setattr(glances._Line, "_readable", noted)
+    await looking.answer(lambda: echo("x"))
+    ended.clear()
+    database.run_sync(lambda c: c.execute(text(_ENDED)).all())
+    await asyncio.wait_for(ended.wait(), 10)
+    for _ in range(100):  # what the server said last comes before its end
+        await asyncio.sleep(0)
+    one, other = socketpair()  # the system gives the number that is free
+    with one, other:
+        for end in (one, other):
+            asyncio.get_running_loop().add_reader(end, heard.set)
+            (other if end is one else one).send(b"x")
+            await asyncio.wait_for(heard.wait(), 10)
+            asyncio.get_running_loop().remove_reader(end)
+            heard.clear()
 
 
 async def test_what_the_server_refuses_is_an_error_and_the_next_question_is_not(looking: Glances) -> None:
