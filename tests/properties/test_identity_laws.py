@@ -62,8 +62,12 @@ MOVING = Rules(
 )
 
 
+A, E = ("anonymous_id", "1"), ("email", "1")
+
+
 @given(histories, st.sampled_from([Rules(), UNLIMITED, MOVING]))
 @example([([ExternalId("user_id", one), ExternalId("anonymous_id", "1")], {}, 1) for one in "1123"], MOVING)
+@example([([ExternalId(*one) for one in names], {}, 1) for names in ([A], [E], [A], [E], [A, E])], UNLIMITED)
 def test_events_that_share_their_ids_come_to_what_each_comes_to_with_its_own(history, rules):
     """Merges and moves in between included."""
     shared: dict[tuple[ExternalId, ...], list[ExternalId]] = {}
