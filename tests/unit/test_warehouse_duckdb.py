@@ -171,6 +171,15 @@ async def test_columns_without_room_go_to_the_overflow(tmp_path: Path) -> None:
     ]
 
 
+async def test_the_overflow_takes_no_room_of_others(tmp_path: Path) -> None:
+    stray = track("m1", a=1) | {"originalTimestamp": "noon"}
+    assert await load(tmp_path, [stray], [track("m2", b=2)], max_columns=2) == [DELIVERED] * 2
+    assert query(tmp_path, "SELECT a, b, _overflow FROM shop.seat_booked ORDER BY id") == [
+        (1, None, '{"original_timestamp":"noon"}'),
+        (None, 2, None),
+    ]
+
+
 async def test_event_names_without_room_stay_in_tracks_with_their_properties(tmp_path: Path) -> None:
     events = [track("m1", "One", x=1), track("m2", "Two", x=2), track("m3", "Three", x=3), track("m4", "One", x=4)]
     assert await load(tmp_path, events, max_tables=2) == [DELIVERED] * 4
@@ -335,16 +344,27 @@ async def test_the_file_is_closed_when_there_is_no_more_work(tmp_path: Path, mon
         assert await load_events(opened, [track("m2")]) == [DELIVERED]
 
 
+async def test_the_file_stays_open_where_there_was_more_work_since(tmp_path: Path) -> None:
+    async with warehouse(tmp_path) as opened:
+        opened.load([track("m1")])
+        before = opened.loads
+        opened.load([track("m2")])
+        opened.close_after(before)
+        assert opened.file is not None
+        opened.close_after(opened.loads)
+        assert opened.file is None
+
+
 async def test_the_file_is_let_go_now_and_then_under_constant_work(tmp_path: Path) -> None:
     now = NOW
     env = Env(http=cast(Any, None), now=lambda: now, folder=str(tmp_path))
     async with connect(DuckDBSettings(), env) as opened:
         held = []
-        for number in range(4):
-            now = NOW + number * 2
+        for number, later in enumerate((0, 2, 4, 5, 6, 6, 3)):
+            now = NOW + later
             opened.load([track(f"m{number}")])
             held.append(opened.file is not None)
-    assert held == [True, True, True, False]
+    assert held == [True, True, True, False, True, True, False], "a clock that is set back lets go, too"
 
 
 @pytest.mark.parametrize(
