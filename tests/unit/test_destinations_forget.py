@@ -90,6 +90,17 @@ async def test_the_warehouse_has_nothing_of_a_person_any_more_in_any_row_or_byte
     assert [word for word in (b"u-mia", b"a-mia", b"mia@shop", b"Virtanen") if word in whole] == []
 
 
+async def test_an_event_named_like_a_person_who_is_deleted_is_still_there_once(tmp_path: Path) -> None:
+    env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
+    named = event(5, "u-bob", "use_bob") | {"messageId": "u-mia"}
+    async with warehouse.connect(DuckDBSettings(), env) as client:
+        await warehouse.load_events(client, [event(3, "u-mia", "use_mia", "identify"), named])
+        assert await warehouse.forget(client, [MIA]) == [DELIVERED]
+        assert await warehouse.load_events(client, [named]) == [DELIVERED]
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as con:
+        assert con.execute("SELECT id, user_id FROM web.tracks").fetchall() == [("u-mia", "u-bob")]
+
+
 async def test_a_warehouse_that_is_not_there_has_nothing_to_forget(tmp_path: Path) -> None:
     env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
     async with warehouse.connect(DuckDBSettings(), env) as client:
