@@ -8,13 +8,11 @@ Times are UTC microseconds since 1970.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache, partial
-from importlib.resources import files
+from functools import lru_cache, partial
 from struct import Struct
 from struct import error as TooShort
 from typing import Any, Final, NamedTuple
 
-import fastavro
 import orjson
 
 from schemas.exact_json import json_loads
@@ -94,17 +92,6 @@ class Resolved:
 
 
 # ── Avro ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@cache
-def avro_schema(name: str) -> Any:
-    """The current schema, parsed: `event` or `resolved`."""
-    named: dict[str, Any] = {}
-    folder = files("schemas") / "avro"
-    event = fastavro.parse_schema(orjson.loads((folder / "event.avsc").read_bytes()), named)
-    return (
-        event if name == "event" else fastavro.parse_schema(orjson.loads((folder / f"{name}.avsc").read_bytes()), named)
-    )
 
 
 def _varint(n: int) -> bytes:

@@ -25,7 +25,7 @@ _TABLES: Final[Mapping[str, str]] = {
     "group": "groups",
     "alias": "aliases",
 }
-_SPECIAL: Final[Mapping[str, tuple[str, ...]]] = {  # columns that only this type has, and the fields they hold
+_SPECIAL: Final[Mapping[str, tuple[str, ...]]] = {  # columns that only this type has
     "track": ("event", "event_text"),
     "identify": (),
     "page": ("name", "category"),
@@ -33,7 +33,6 @@ _SPECIAL: Final[Mapping[str, tuple[str, ...]]] = {  # columns that only this typ
     "group": ("group_id",),
     "alias": ("previous_id",),
 }
-_FIELDS: Final[Mapping[str, str]] = {"group_id": "groupId", "previous_id": "previousId"}
 _OPEN, _CLOSE, _BODY = 0, 1, 2  # marks between keys: never equal to a key, which is a string
 
 
