@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 
 from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
-from collector.headers import KeepIp, client_ip, preflight
+from collector.headers import KeepIp, client_ip, content_encoding, preflight
 from collector.intake import WIRE_LIMIT, Exchange, Intake, utc_micros
 from collector.routes import ROUTES, Route
 from collector.sdk import sdk_routes
@@ -129,8 +129,7 @@ class Collector:
                 raise
             return
         else:
-            encoding = headers.get(b"content-encoding", b"")
-            self.intake.take(exchange, route, source, wire, encoding, self._ip(scope))
+            self.intake.take(exchange, route, source, wire, content_encoding(scope["headers"]), self._ip(scope))
         await _send(send, await exchange.answer(), exchange.origin)
 
     async def _read(self, exchange: Exchange, expected: int, receive: Receive) -> bytes:

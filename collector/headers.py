@@ -66,6 +66,14 @@ def _basic_user(authorization: bytes) -> str:
         return ""
 
 
+# ── The body ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def content_encoding(headers: Headers) -> bytes:
+    """In the order of compression: a field on several lines is one with a comma between them (RFC 9110, section 5.3)."""
+    return b",".join([value for name, value in headers if name == b"content-encoding"])
+
+
 # ── The caller's address ──────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
-from collector.headers import Headers, client_ip
+from collector.headers import Headers, client_ip, content_encoding
 from collector.intake import WIRE_LIMIT, Exchange, Intake
 from collector.routes import ROUTES, Route
 from schemas.errors import Refused, Unavailable
@@ -387,7 +387,7 @@ class IngestProtocol(HttpToolsProtocol):
         turn = self._taking = _Turn(self, headers.get(b"origin"), keep_alive)
         self._turns.append(turn)
         self._route = route
-        self._encoding = headers.get(b"content-encoding", b"")
+        self._encoding = content_encoding(self.headers)
         self._ip = self._forwarded_ip() if self.trusted_hops else self._peer
         self._size = 0
         self._expected = int(headers.get(b"content-length", b"0"))

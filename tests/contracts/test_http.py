@@ -5,7 +5,9 @@
 import asyncio
 import gzip
 import json
+import zlib
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -81,6 +83,31 @@ async def test_one_connection_carries_plain_gzipped_chunked_and_broken_requests(
         client.send(post("/v1/b", BATCH, "Authorization: Basic bm86"))
         assert json.loads((await client.reply()).body)["code"] == "unknown_source"
     assert len(log.events) == 9
+
+
+async def test_a_body_compressed_twice_may_say_so_on_two_lines(server: Server, log: RecordingLog) -> None:
+    packed = gzip.compress(zlib.compress(single("m1")))
+    async with server.running() as port, connected(port) as client:
+        client.send(post("/v1/t", packed, "Content-Encoding: deflate", "Content-Encoding: gzip"))
+        assert (await client.reply()).body == SUCCESS
+    assert [event.message_id for event in log.events] == ["m1"]
+
+
+async def test_many_connections_at_once_are_each_answered_with_their_own(server: Server, log: RecordingLog) -> None:
+    """Pages of two sites, wrong calls and batches between calls of the usual kind."""
+    origins = {0: "https://a.example", 1: "https://b.example"}
+    async with server.running() as port, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(port)) for _ in range(30)]
+        for _ in range(3):
+            for number, client in enumerate(clients):
+                origin = (f"Origin: {origins[number % 3]}",) if number % 3 in origins else ()
+                body = BATCH if number % 10 == 5 else b"{" if number % 10 == 7 else single(f"m{number}")
+                client.send(post("/v1/b" if number % 10 == 5 else "/v1/t", body, *origin))
+            replies = [await client.reply() for client in clients]
+            assert [reply.status for reply in replies] == [400 if n % 10 == 7 else 200 for n in range(30)]
+            allowed = [reply.headers["access-control-allow-origin"] for reply in replies]
+            assert allowed == [origins.get(number % 3, "*") for number in range(30)]
+    assert len(log.events) == 3 * (24 + 3 * 3)
 
 
 async def test_an_error_carries_cors_for_the_page_that_asked(server: Server) -> None:
