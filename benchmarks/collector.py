@@ -1,8 +1,8 @@
 """The collector: requests to a real uvicorn over a real log, against a floor of the same server answering 200 at once.
 
 `python -m benchmarks.collector [--seconds S] [--connections N] [--log URL] [--json FILE]`. Singles are ~700 B, batches hold 100 events of
-~1 KB; every message id is its own. Server and load generator are processes of their own, on this machine. CPU is user + system of the
-server alone. Without `--log`: the embedded log, fsynced, in a temporary folder.
+~1 KB; every message id is its own, and events sent at one time are of different persons and milliseconds. Server and load generator are
+processes of their own, on this machine. CPU is user + system of the server alone. Without `--log`: the embedded log, fsynced, in a temporary folder.
 
 Then latency at 70 % of what the server takes when requests are sent as they are due, whether or not others are answered: timed from when
 they were due, so that what waits for a connection counts. The generator shares the cores and is late itself at times; how late is
@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -113,12 +114,14 @@ def _server(app: Any, http: Any = "httptools") -> uvicorn.Server:
 # ── The load generator's process ──────────────────────────────────────────────────────────────────────────────────
 
 
-def request_of(shape: Shape) -> tuple[bytearray, list[int]]:
-    """A request's bytes, and where in them the digits stand that make its message ids distinct."""
+def request_of(shape: Shape, first: int = 0) -> tuple[bytearray, list[int]]:
+    """A request's bytes, and where in them the digits stand that make its message ids distinct. Each event is of another person and
+    another millisecond, counted from `first`."""
     if shape.events == 1:
-        body = orjson.dumps({**_event(0, 300), "writeKey": WRITE_KEY, "sentAt": "2026-01-01T00:00:00.500Z"})
+        sent_at = f"2026-01-01T00:00:01.{first % 1000:03d}Z"
+        body = orjson.dumps({**_event(first, 300), "writeKey": WRITE_KEY, "sentAt": sent_at})
     else:
-        batch = [_event(number, 600) for number in range(shape.events)]
+        batch = [_event(first + number, 600) for number in range(shape.events)]
         body = orjson.dumps({"batch": batch, "writeKey": WRITE_KEY, "sentAt": "2026-01-01T00:00:00.500Z"})
     path = "/v1/t" if shape.events == 1 else "/v1/batch"
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -132,7 +135,7 @@ def _event(number: int, padding: int) -> dict[str, Any]:
         "event": "Product Viewed",
         "messageId": f"ajs-next-1767225600000-{'0' * 12}-{number:04d}",
         "anonymousId": f"5f2c7d3e-4f50-6172-8394-a5b6c7d8{number:04d}",
-        "timestamp": "2026-01-01T00:00:00.250Z",
+        "timestamp": f"2026-01-01T00:00:00.{number % 1000:03d}Z",
         "properties": {"sku": "G-32", "price": 18.99, "note": "n" * (padding - 250)},
         "context": {
             "library": {"name": "analytics.js", "version": "next-1.84.1"},
@@ -153,11 +156,11 @@ def _occurrences(whole: bytearray, digits: bytes) -> Iterator[int]:
 class Connection(asyncio.Protocol):
     """Sends a request, waits for its answer, sends the next; ids are patched into the prepared bytes."""
 
-    def __init__(self, shape: Shape, counter: Iterator[int], pace: "Pace | None") -> None:
+    def __init__(self, shape: Shape, number: int, counter: Iterator[int], pace: "Pace | None") -> None:
         self._pace = pace
         self.latencies: list[float] = []
         self.error: Exception | None = None
-        self._request, self._places = request_of(shape)
+        self._request, self._places = request_of(shape, number * shape.events)
         self._counter = counter
         self._received = b""
         self._due_at = 0.0
@@ -236,8 +239,8 @@ async def _load(port: int, servers: Sequence[int], shape: Shape, seconds: float,
     counter = iter(range(10**12))
     pace = Pace(rate) if rate else None
     opened = [
-        await loop.create_connection(lambda: Connection(shape, counter, pace), "127.0.0.1", port)
-        for _ in range(shape.connections)
+        await loop.create_connection(partial(Connection, shape, number, counter, pace), "127.0.0.1", port)
+        for number in range(shape.connections)
     ]
     pacing = asyncio.create_task(pace.run()) if pace else None
     connections = [connection for _, connection in opened]
