@@ -3,6 +3,8 @@
 The recorded events are resolved in a scratch store by the rules in force. Then people who are others there than in the store in use
 are settled, one group after the other, each in a transaction of its own; who gets events meanwhile is taken up again once those are
 resolved too. Whoever is stopped goes on where it stood: the scratch store knows how far it is, and a group is settled or it is not.
+Whoever is deleted meanwhile leaves the scratch store as well. People whom the rules mix with them are left alone then, and settled when
+all was gone over once more.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection, select, text
 
@@ -24,7 +26,7 @@ from pipeline.store.comparison import different
 from pipeline.store.database import Database
 from pipeline.store.resettle import Tally, resettle
 from pipeline.store.scratches import Changed
-from pipeline.store.shadow import Shadow, watermark
+from pipeline.store.shadow import Shadow, came_apart, watermark
 from schemas.errors import Refused
 from schemas.topics import RESOLVED
 
@@ -39,28 +41,31 @@ _NODES: Final = text(
 )
 _PROFILES: Final = text("SELECT id, merged_into FROM profiles WHERE id > :after ORDER BY id LIMIT :most")
 
+T = TypeVar("T")
 Advance = Callable[[str, int, int], None]
 """Hears of progress: what is counted, how much of it is done, and how much there is."""
 
 
 async def resolve_again(log: Log, database: Database, rules: Rules, folder: Path, advance: Advance) -> Tally:
     """Makes everybody who they would be had these rules, which are in force, always been. `folder` is this work's own: what is in it is
-    gone on with, and it is empty at the end. Refused while another process works in it, and when people are deleted or taken apart
+    gone on with, and it is empty at the end. Refused while another process works in it, and when people are taken apart or joined by hand
     each time."""
     with held(database, folder, WORK) as scratch:
         tally = Tally()
-        for _ in range(_BEGINNINGS):
+        for beginning in range(1, _BEGINNINGS + 1):
             try:
                 async with _Applied(log, database, rules, scratch, advance).opened() as work:
-                    await work.settle(tally)
+                    whole = await work.settle(tally)
             except Changed:
-                await asyncio.to_thread(scratch.clear)
+                done = False
             else:
-                await asyncio.to_thread(scratch.clear)
+                done = whole or beginning == _BEGINNINGS
+            await asyncio.to_thread(scratch.clear)
+            if done:
                 return tally
     raise Refused(
         "still_changing",
-        "People were deleted, taken apart or joined each time while their history was gone through. "
+        "People were taken apart or joined each time while their history was gone through. "
         "What was settled stays; run it again once nobody does that.",
         status=409,
     )
@@ -76,6 +81,7 @@ class _Applied:
         self._taken: Mapping[int, int] = {}
         self._compared = -1  # place in the scratch store up to which events were compared
         self._shadow: Shadow
+        self._copy: sqlite3.Connection | None = None  # of the nodes in use, while there is one
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["_Applied"]:
@@ -95,8 +101,9 @@ class _Applied:
         finally:
             self._shadow.close()
 
-    async def settle(self, tally: Tally) -> None:
-        """Goes over everybody who differs, until nobody does or only those who get events faster than they are resolved again."""
+    async def settle(self, tally: Tally) -> bool:
+        """Goes over everybody who differs, until nobody does or only those who get events faster than they are resolved again. False:
+        some were mixed with people who were deleted meanwhile, and were left alone."""
         await self._catch_up()
         left = await asyncio.to_thread(self._differing)
         for _ in range(ROUNDS):
@@ -105,7 +112,9 @@ class _Applied:
                 break
             left = await self._round(left, tally)
             await self._catch_up()
-        tally.left = len(left)
+        maimed = await asyncio.to_thread(lambda: self._shadow.is_maimed)
+        tally.left = max(len(left), int(maimed))
+        return not maimed
 
     async def _round(self, keys: Sequence[str], tally: Tally) -> list[str]:
         """Settles who can be; answers the others."""
@@ -126,14 +135,37 @@ class _Applied:
             with self._shadow.database.engine.connect() as shadow:
                 return resettle(connection, shadow, key, self._rules, self._mark, self._taken)
 
-        counts = await self._database.run(work)
+        counts = await self._known(work)
         if counts is None:  # it has new events: once more, when they are resolved too
             await self._catch_up()
-            counts = await self._database.run(work)
+            counts = await self._known(work)
         return counts
 
+    async def _known(self, work: Callable[[Connection], T]) -> T:
+        """What comes of a transaction with the scratch store as deletions have left it."""
+        while True:
+            try:
+                return await self._database.run(work)
+            except Changed:
+                await asyncio.to_thread(self._forget)
+
+    def _heed(self) -> None:
+        """Takes out of the scratch store whoever was deleted, if anybody was since the last time."""
+        while self._scratch.heed():
+            if self._forget():
+                self._scratch.heeded()
+
+    def _forget(self) -> bool:
+        """Raises Changed when people were taken apart."""
+        mark = self._database.read_sync(watermark)
+        if came_apart(self._mark, mark):
+            raise Changed
+        clean = self._shadow.forget(self._database, mark, self._copy)
+        self._mark = mark
+        return clean
+
     async def _open(self) -> Shadow:
-        return await asyncio.to_thread(Shadow, self._scratch.folder / "shadow.sqlite", self._rules, self._scratch.check)
+        return await asyncio.to_thread(Shadow, self._scratch.folder / "shadow.sqlite", self._rules, self._heed)
 
     async def _first(self) -> int:
         """The time (Unix ms) from which the log holds everything; 0 when it holds all there ever was."""
@@ -172,17 +204,25 @@ class _Applied:
         """An id of each group of people who are not as the rules make them."""
         path = self._scratch.folder / "present.sqlite"
         path.unlink(missing_ok=True)
-        with closing(sqlite3.connect(path)) as copy:
-            copy.execute("CREATE TABLE nodes (key TEXT PRIMARY KEY, profile TEXT) WITHOUT ROWID")
-            copy.execute("CREATE TABLE profiles (id TEXT PRIMARY KEY, merged_into TEXT) WITHOUT ROWID")
-            for table, statement in (("profiles", _PROFILES), ("nodes", _NODES)):
-                after = ""
-                while rows := self._database.read_sync(
-                    lambda connection: connection.execute(statement, {"after": after, "most": _PAGE}).all()  # noqa: B023 - called at once
-                ):
-                    self._scratch.check()
-                    copy.executemany(f"INSERT INTO {table} VALUES (?, ?)", [tuple(row) for row in rows])
-                    after = rows[-1][0]
-            copy.execute("CREATE INDEX profiles_by_survivor ON profiles (merged_into)")
-            copy.commit()
-        return list(different(path, self._shadow.path))
+        try:
+            with closing(sqlite3.connect(path)) as self._copy:
+                self._copy_nodes(self._copy)
+            return list(different(path, self._shadow.path))
+        finally:
+            self._copy = None
+            path.unlink(missing_ok=True)
+
+    def _copy_nodes(self, copy: sqlite3.Connection) -> None:
+        copy.execute("PRAGMA secure_delete=ON")
+        copy.execute("CREATE TABLE nodes (key TEXT PRIMARY KEY, profile TEXT) WITHOUT ROWID")
+        copy.execute("CREATE TABLE profiles (id TEXT PRIMARY KEY, merged_into TEXT) WITHOUT ROWID")
+        for table, statement in (("profiles", _PROFILES), ("nodes", _NODES)):
+            after = ""
+            while rows := self._database.read_sync(
+                lambda connection: connection.execute(statement, {"after": after, "most": _PAGE}).all()  # noqa: B023 - called at once
+            ):
+                copy.executemany(f"INSERT INTO {table} VALUES (?, ?)", [tuple(row) for row in rows])
+                after = rows[-1][0]
+                self._heed()
+        copy.execute("CREATE INDEX profiles_by_survivor ON profiles (merged_into)")
+        copy.commit()

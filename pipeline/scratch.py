@@ -1,6 +1,6 @@
 """Folders in which recorded events are resolved once more, beside the store in use. They hold people, so deletions must reach them,
 also after their process has died: each is known to the database while anything is in it. Who works in one finds out that somebody was
-deleted and begins anew; one that nobody works in is emptied by the process that deletes, if it is on its machine."""
+deleted, and takes them out or begins anew; one that nobody works in is emptied by the process that deletes, if it is on its machine."""
 
 import fcntl
 import secrets
@@ -50,6 +50,17 @@ class Scratched:
     def check(self) -> None:
         """Raises Changed when somebody was deleted since it was begun."""
         self._database.read_sync(lambda connection: scratches.check(connection, self._id))
+
+    def heed(self) -> bool:
+        """Whether it may hold somebody who was deleted. Who asks takes them out, and says so with `heeded`. Raises Changed when it
+        was emptied."""
+        if self.is_kept:  # asked often, and a look is cheaper than a turn to write
+            return False
+        return self._database.run_sync(lambda connection: scratches.heed(connection, self._id))
+
+    def heeded(self) -> None:
+        """Nobody is left in it who was deleted before `heed`."""
+        self._database.run_sync(lambda connection: scratches.heeded(connection, self._id))
 
 
 @contextmanager

@@ -198,7 +198,8 @@ def apply(config: str | None, data: str | None, as_json: bool) -> None:
 
     Everybody becomes who they would be had the rules always been: profiles come apart, are joined, gain and lose ids, with their traits and
     events; `simulate` shows it beforehand. Events go on meanwhile. When it is stopped, run it again: it goes on where it stood.
-    Exit 1 when some profiles got events all the while and are left."""
+    Whoever is deleted meanwhile leaves this work as well, and it goes on. Exit 1 when some profiles were changing all the while and are
+    left."""
     from millrace import wiring
     from millrace.cli.identity_apply import report_text, run
     from millrace.settings import load_settings

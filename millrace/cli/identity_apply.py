@@ -60,7 +60,9 @@ def report_text(found: dict[str, Any]) -> str:
     lines = [f"rules version {found['rules']}: {_groups(found['settled'])} of profiles settled"]
     lines += [f"  {words}: {found[name]:,}" for name, words in _SAID.items() if found[name]]
     if found["left"]:
-        lines += [f"{_groups(found['left'])} got events all the while; run it again"]
+        lines += [
+            f"{_groups(found['left'])} were changing all the while, or mixed with people who were deleted; run it again"
+        ]
     if not found["settled"] and not found["left"]:
         lines = [f"rules version {found['rules']}: everybody is as they make them"]
     return "\n".join(lines)

@@ -152,15 +152,22 @@ def person(connection: Connection, subject: ExternalId, regulation: str, latest:
     gone.rows["events"] += withdrawn.remove(connection, events)
     _transformed(connection, gone.rows, events)
     scrub_splits(connection, ids)
+    gone.rows.update(take_out(connection, ids, profiles))
+    return gone
+
+
+def take_out(connection: Connection, ids: Sequence[str], profiles: Sequence[str]) -> Counter[str]:
+    """Deletes what the tables hold of these ids and profiles, beside events; rows by table."""
+    rows: Counter[str] = Counter()
     for table, columns in _BY_KEY.items():
         for column in columns:
-            gone.rows[table] += _delete(connection, table, column, ids)
+            rows[table] += _delete(connection, table, column, ids)
     for column in _BY_PROFILE["merges"]:
         bulk.select(connection, _DISPUTES.format(column), profiles)
     for table, columns in _BY_PROFILE.items():
         for column in columns:
-            gone.rows[table] += _delete(connection, table, column, profiles)
-    return gone
+            rows[table] += _delete(connection, table, column, profiles)
+    return rows
 
 
 def _delete(connection: Connection, table: str, column: str, values: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from pipeline.store.accepted import Row
 from pipeline.store.consent import recount
 from pipeline.store.graph import save
 from pipeline.store.scratches import Changed
-from pipeline.store.shadow import watermark
+from pipeline.store.shadow import any_maimed, watermark
 from pipeline.store.splits import family_of, rank
 from schemas.events import ExternalId
 from schemas.exact_json import json_dumps, json_loads
@@ -45,7 +45,7 @@ class Tally:
     lost: int = 0
     events: int = 0
     settled: int = 0  # groups of people
-    left: int = 0  # groups that were still changing
+    left: int = 0  # groups that were changing all the while
 
     def add(self, counts: Mapping[str, int]) -> None:
         for name, count in counts.items():
@@ -66,11 +66,12 @@ def resettle(
     connection: Connection, shadow: Connection, start: str, rules: Rules, mark: Sequence[int], taken: Mapping[int, int]
 ) -> Mapping[str, int] | None:
     """Settles everybody who is mixed with the owner of an id. `taken` says how far the events of each partition are resolved. None when
-    there are later ones: try again. Raises Changed when people have been deleted or taken apart since `mark`."""
+    there are later ones, or some are being deleted: try again; or when the scratch store lacks what some of them did. Raises Changed
+    when people have been deleted or taken apart since `mark`."""
     mixed = _mixed(connection, shadow, start, taken)
     if watermark(connection) != list(mark):
         raise Changed
-    if mixed is None:
+    if mixed is None or any_maimed(shadow, mixed.before.nodes.keys() | mixed.after.nodes.keys()):
         return None
     if _is_settled(mixed):
         return {}
@@ -122,7 +123,7 @@ def _families(connection: Connection, shadow: Connection, keys: set[str], profil
 
 def _gather(connection: Connection, shadow: Connection, mixed: _Mixed, taken: Mapping[int, int]) -> set[str] | None:
     """Finds the events. Answers ids of others that some of them hang on, who belong to these people too; None when an event is so
-    new that it is not resolved again yet."""
+    new that it is not resolved again yet, or is being deleted."""
     mine = {row.key: row for row in withdrawn.of_nodes(connection, mixed.before.nodes)}
     theirs = {row.key: row for row in withdrawn.of_nodes(shadow, mixed.after.nodes)}
     elsewhere = {row.key: row for row in withdrawn.with_keys(shadow, mine.keys() - theirs.keys())}
@@ -131,7 +132,7 @@ def _gather(connection: Connection, shadow: Connection, mixed: _Mixed, taken: Ma
     if more:
         return more
     if theirs.keys() - mine.keys() - others.keys():
-        raise Changed  # deleted since
+        return None  # a long history goes ahead of its person
     mixed.events, mixed.rows = [], mine | others
     for key, row in mixed.rows.items():
         again = theirs.get(key) or elsewhere.get(key)

@@ -510,7 +510,7 @@ scratches: Final = Table(
     Column("work", String, nullable=False),  # the command that it is of
     Column("host", String, nullable=False),
     Column("path", String, nullable=False),
-    Column("stale", SmallInteger, nullable=False),  # 1: it may hold somebody who was deleted since it was begun
+    Column("stale", SmallInteger, nullable=False),  # not 0: it may hold somebody who was deleted; 2: who is taken out
 )
 
 leases: Final = Table(

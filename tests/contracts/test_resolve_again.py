@@ -17,7 +17,8 @@ from pipeline.log import Log, Record, Retention, open_log
 from pipeline.outcome import APPLY
 from pipeline.profile import preferences
 from pipeline.resolve_again import resolve_again
-from pipeline.store import forget, schema, splits
+from pipeline.scratch import Scratched
+from pipeline.store import forget, schema, scratches, splits
 from pipeline.store.consent import stated
 from pipeline.store.database import Database
 from pipeline.store.profiles import find
@@ -274,6 +275,40 @@ async def test_older_events_than_the_log_holds_stay_with_their_ids(world: World)
     assert [one[2] for one in people(world.database)[:-1]] == [1, 3, 1], "events"
     assert differences(world.database, world.rules) == []
     assert await world.apply() == Tally()
+
+
+@pytest.mark.parametrize("look", [2, 5, 8, 11, 13])
+async def test_whoever_is_deleted_while_older_evidence_is_gone_through_leaves_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """While it is copied, a row at a time, and while it is resolved, an event at a time."""
+    world.configure(LOOSE)
+    await world.say(*TABLET, call(4, "user_id:u", "email:u@u.test", name="U"))
+    await forget_the_log(world)
+    await world.say(call(10, "user_id:u"))
+    before = people(world.database)
+    world.configure(STRICT)
+    heed = Scratched.heed
+    left: list[bool] = []
+
+    def delete(scratch: Scratched) -> bool:
+        store = scratch.folder / "shadow.sqlite"
+        left.append(any(b"shop.test" in path.read_bytes() for path in store.parent.glob("shadow.sqlite*")))
+        if len(left) == look:
+            world.database.run_sync(lambda c: forget.person(c, ExternalId("ios.id", "i"), "reg"))
+            world.database.run_sync(scratches.disturb)
+        return heed(scratch)
+
+    monkeypatch.setattr("pipeline.store.shadow._PAGE", 1)
+    monkeypatch.setattr("pipeline.store.shadow._EVIDENCE_PAGE", 1)
+    monkeypatch.setattr(Scratched, "heed", delete)
+
+    assert await world.apply() == Tally()
+
+    assert (left[look - 1], left[look:]) == (look > 2, [False] * len(left[look:]))
+    assert [one[0] for one in people(world.database)[:-1]] == [["email:u@u.test", "user_id:u"]]
+    assert people(world.database)[0] in before
+    assert differences(world.database, world.rules) == []
 
 
 AT_ODDS = (

@@ -1,7 +1,7 @@
 """Scratch stores of `identity apply` and `simulate`, which hold people: nobody who is deleted stays in one, on either database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.store.database import Database
 from pipeline.store.resettle import Tally
 from pipeline.store.rules import in_force
 from pipeline.store.scratches import Changed, Scratch
+from pipeline.store.shadow import Shadow
 from schemas.errors import Refused
 from schemas.events import ExternalId
 from schemas.identity import IdentityConfig, IdTypeConfig
@@ -73,133 +74,173 @@ async def test_what_a_stopped_apply_left_goes_with_the_person(world: World) -> N
     assert (tally, world.found_in(*MIA), world.differences()) == (Tally(), [], [])
 
 
-class Watched:
-    """An apply that is watched: at one point somebody is deleted. What is read of the log, and what of them is left when the
-    database says again that nobody is, is written down."""
-
-    def __init__(self, world: World, delete: Callable[[], None], *, at: str, after: int = 0) -> None:
-        self.world, self.delete, self.at, self.after = world, delete, at, after
-        self.deleted = False
-        self.read: list[int] = []
-        self.left: list[list[str]] = []
-
-    def advance(self, what: str, done: int, total: int) -> None:
-        if what == "events" and (done or not total):
-            self.read.append(done)
-        if self.deleted and not self.world.database.read_sync(scratches.stale):
-            self.left.append(left_in(self.world))
-        if what == self.at and not self.deleted:
-            self.after -= 1
-            if self.after < 0:
-                self.delete()
-                self.deleted = True
-
-
 def delete_mia(world: World) -> None:
     world.database.run_sync(lambda c: forget.person(c, ExternalId("user_id", "user-mia-7"), "reg"))
     world.database.run_sync(scratches.disturb)
 
 
-async def test_a_running_apply_goes_on_without_the_person(world: World) -> None:
-    watched = Watched(world, lambda: delete_mia(world), at="people")
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How often a history was gone over."""
+    times: list[str] = []
+    begin = Shadow.begin
 
-    tally = await apply(world, watched.advance)
+    def counted(shadow: Shadow, live: Database, before: int) -> None:
+        times.append("begun")
+        begin(shadow, live, before)
 
-    assert watched.deleted
-    assert (tally, left_in(world), world.differences()) == (Tally(), [], [])
-    assert [done for done in watched.read if done] == [5], "the log was read once"
+    monkeypatch.setattr(Shadow, "begin", counted)
+    return times
 
 
-async def test_while_events_are_taken_in_the_person_goes_before_the_next_ones(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not only when people are settled, which may be hours later."""
+@pytest.fixture
+def at_heed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Something that is done, on its thread, each time before a running apply looks for who was deleted."""
+    heed = Scratched.heed
+
+    def before(work: Callable[[], None]) -> None:
+        def watched(scratch: Scratched) -> bool:
+            work()
+            return heed(scratch)
+
+        monkeypatch.setattr(Scratched, "heed", watched)
+
     monkeypatch.setattr("pipeline.recorded._AT_ONCE", 1)
     monkeypatch.setattr("pipeline.recorded._READ", 1)
-    watched = Watched(world, lambda: delete_mia(world), at="events", after=3)
-
-    await apply(world, watched.advance)
-
-    assert watched.read == sorted(watched.read)
-    assert watched.left
-    assert [one for one in watched.left if one] == []
-    assert world.differences() == []
-
-
-async def test_whoever_is_deleted_while_ids_are_compared_goes_from_their_copy(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-    copied = Scratched.heed
-
-    def heed(scratch: Scratched) -> bool:
-        if (scratch.folder / "present.sqlite").exists():
-            if not seen:
-                delete_mia(world)
-            seen.append([one for one in left_in(world) if "present" in one])
-        return copied(scratch)
-
     monkeypatch.setattr("pipeline.resolve_again._PAGE", 1)
-    monkeypatch.setattr(Scratched, "heed", heed)
+    return before
 
-    tally = await apply(world)
 
-    assert seen[-1] == [] != seen[0]
+async def test_a_running_apply_goes_on_without_the_person(world: World, begun: list[str]) -> None:
+    deleted: list[str] = []
+
+    def delete(what: str, _: int, __: int) -> None:
+        if what == "people" and not deleted:
+            deleted.append("Mia")
+            delete_mia(world)
+
+    tally = await apply(world, delete)
+
+    assert (deleted, begun) == (["Mia"], ["begun"])
     assert (tally, left_in(world), world.differences()) == (Tally(), [], [])
 
 
-async def test_however_often_somebody_is_deleted_the_log_is_read_once(world: World) -> None:
-    people = [f"user_id:guest-{number}" for number in range(8)]
-    await world.happen(*(world.event(f"g{n}", f"guest-{n}", f"anon-{m}") for n in range(8) for m in range(2)))
-    passes = 0
+async def test_however_often_somebody_is_deleted_the_history_is_gone_over_once(world: World, begun: list[str]) -> None:
+    guests = range(8)
+    await world.happen(*(world.event(f"g{n}{m}", f"guest-{n}", f"anon-{n}-{m}") for n in guests for m in range(2)))
+    left = [f"guest-{number}" for number in guests]
 
-    def delete(what: str, done: int, total: int) -> None:
-        nonlocal passes
-        passes += what == "events" and done == total > 10
-        if people and what == "people":
-            one = ExternalId("user_id", people.pop().partition(":")[2])
-            world.database.run_sync(lambda c: forget.person(c, one, "reg"))
+    def delete(what: str, _: int, __: int) -> None:
+        if what == "people" and left:
+            world.database.run_sync(lambda c: forget.person(c, ExternalId("user_id", left.pop()), "reg"))
             world.database.run_sync(scratches.disturb)
 
-    rules = world.database.run_sync(lambda connection: in_force(connection, IdentityConfig()))
-    del rules
-    await apply(world, delete)
+    tally = await apply(world, delete)
 
-    assert passes == 1
-    assert world.differences() == []
+    assert len(left) < 4
+    assert (begun, tally.left, world.differences()) == (["begun"], 0, [])
 
 
-async def test_the_receipt_waits_until_a_running_apply_has_let_go_of_the_person(patient: World) -> None:
-    """The request names the ids while it is under way, so nobody has to look for them."""
-    turns: list[asyncio.Task[Any]] = []
-    watched = Watched(
-        patient, lambda: turns.append(asyncio.ensure_future(patient.forget("user_id:user-mia-7"))), at="people"
-    )
+@pytest.mark.parametrize(("where", "looks"), [("shadow.sqlite", 5), ("present.sqlite", 10)])
+async def test_whoever_is_deleted_while_events_or_ids_are_taken_in_goes_at_once(
+    world: World, begun: list[str], at_heed: Callable[[Callable[[], None]], None], where: str, looks: int
+) -> None:
+    """From what was resolved, and from the copy of ids that it is compared with: not when people are settled, hours later."""
+    there: list[list[str]] = []
 
-    async def slowly() -> None:
-        rules = patient.database.run_sync(lambda connection: in_force(connection, STRICT))
-        folder = patient.folder / FOLDER / "apply"
-        await resolve_again(patient.log, patient.database, rules, folder, watched.advance)
+    def delete() -> None:
+        if (world.folder / FOLDER / "apply" / where).exists():
+            there.append(left_in(world))
+            if len(there) == looks:
+                delete_mia(world)
 
-    await slowly()
-    [done] = await asyncio.gather(*turns)
+    at_heed(delete)
 
-    assert (done["overallStatus"], done["receipt"]["scratch_stores_left"]) == ("FINISHED", [])
-    assert (patient.found_in(*MIA), patient.differences()) == ([], [])
+    await apply(world)
+
+    assert begun == ["begun"]
+    assert there[looks - 1]
+    assert [one for one in there[looks:] if one] == []
+    assert len(there) > looks
+    assert (left_in(world), world.differences()) == ([], [])
 
 
-async def test_whom_the_rules_mix_with_the_person_are_settled_when_all_was_gone_over_again(world: World) -> None:
-    """Bob had Mia's cookie once. Two cookies to a person kept them apart, and do not any more."""
+async def test_the_receipt_comes_once_a_running_apply_has_let_go_of_the_person(
+    patient: World, begun: list[str], at_heed: Callable[[Callable[[], None]], None]
+) -> None:
+    """And the apply goes on."""
+    loop = asyncio.get_running_loop()
+    asked: list[str] = []
+    phases: list[str | None] = []
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    def turn() -> None:
+        if not asked and left_in(patient):
+            asked.append(run(patient.ask("DELETE_ONLY", "user_id:user-mia-7")))
+        if asked:
+            run(patient.eraser.turn())
+            run(patient.eraser.turn())
+            phases.append(run(privacy.regulation(patient.database, asked[0])).data.phase)
+            if phases[-1] is None:
+                assert patient.found_in(*MIA) == []
+
+    at_heed(turn)
+
+    await apply(patient)
+
+    assert phases[0] == "settle", "it waits"
+    assert phases[-1] is None
+    receipt = (await privacy.regulation(patient.database, asked[0])).data.receipt
+    assert receipt["scratch_stores_left"] == []
+    assert (begun, patient.differences()) == (["begun"], [])
+
+
+async def test_whom_the_rules_mix_with_the_person_are_settled_once_all_was_gone_over_again(
+    world: World, begun: list[str]
+) -> None:
+    """Bob had Mia's cookie once. That a cookie is one person's kept them apart, and does not any more."""
     await world.happen(world.event("m-bob-3", "user-bob", "anon-mia-71", event="Borrowed"))
-    watched = Watched(world, lambda: delete_mia(world), at="people")
-    joined = IdentityConfig(types={"user_id": IdTypeConfig(limit=5)})
-    rules = world.database.run_sync(lambda connection: in_force(connection, joined))
+    before = world.profile("user_id:user-bob")
+    rules = world.database.run_sync(
+        lambda connection: in_force(connection, IdentityConfig(types={"user_id": IdTypeConfig(limit=5)}))
+    )
+    deleted: list[str] = []
 
-    tally = await resolve_again(world.log, world.database, rules, world.folder / FOLDER / "apply", watched.advance)
+    def delete(what: str, _: int, __: int) -> None:
+        if what == "people" and not deleted:
+            deleted.append("Mia")
+            delete_mia(world)
 
+    tally = await resolve_again(world.log, world.database, rules, world.folder / FOLDER / "apply", delete)
+
+    assert (deleted, begun) == (["Mia"], ["begun"] * 2)
     assert tally == Tally()
-    assert [done for done in watched.read if done] == [6, 3], "once more, without her events"
-    assert world.ids("user_id:user-bob") == ["anonymous_id:anon-bob", "email:bob@shop.test", "user_id:user-bob"]
+    assert world.profile("user_id:user-bob") == before
+    assert (left_in(world), world.differences()) == ([], [])
+
+
+async def test_who_gives_up_on_such_people_says_that_some_are_left(world: World, begun: list[str]) -> None:
+    await world.happen(
+        world.event("m-bob-3", "user-bob", "anon-mia-71", event="Borrowed"),
+        *(world.event(f"m-{name}", f"user-{name}", "anon-bob", event="Borrowed") for name in ("eve", "joe", "kim")),
+    )
+    rules = world.database.run_sync(
+        lambda connection: in_force(connection, IdentityConfig(types={"user_id": IdTypeConfig(limit=9)}))
+    )
+    deleted: list[int] = []
+
+    def delete(what: str, _: int, __: int) -> None:
+        if what == "people" and len(deleted) < len(begun):
+            one = ("user-mia-7", "user-eve", "user-joe")[len(deleted)]
+            deleted.append(len(begun))
+            world.database.run_sync(lambda c: forget.person(c, ExternalId("user_id", one), "reg"))
+            world.database.run_sync(scratches.disturb)
+
+    tally = await resolve_again(world.log, world.database, rules, world.folder / FOLDER / "apply", delete)
+
+    assert (deleted, tally.settled, tally.left > 0) == ([1, 2, 3], 0, True)
     assert (left_in(world), world.differences()) == ([], [])
 
 

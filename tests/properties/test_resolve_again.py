@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -10,7 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import select
 
 from pipeline.identity import Rules
@@ -18,16 +21,16 @@ from pipeline.log import Batch, Log, Record, open_log
 from pipeline.parse import parse
 from pipeline.profile import preferences, values
 from pipeline.resolve_again import resolve_again
-from pipeline.store import schema
+from pipeline.store import forget, schema, scratches
 from pipeline.store.database import Database
 from pipeline.store.graph import read_profiles
 from pipeline.store.intake import apply
 from pipeline.store.rules import in_force
 from pipeline.store.shadow import Shadow
 from pipeline.store.verify import verify
-from schemas.events import Event, encode_event, encode_resolved
+from schemas.events import Event, ExternalId, encode_event, encode_resolved
 from schemas.topics import EVENTS, RESOLVED
-from tests.properties.test_identity_model import Configured, configurations, event, histories
+from tests.properties.test_identity_model import Configured, configurations, event, histories, ids
 from tests.stores import prepare
 
 HISTORIES = int(os.environ.get("MILLRACE_HISTORIES", "500")) // 10
@@ -138,3 +141,73 @@ def test_under_the_same_rules_the_evidence_alone_makes_the_same_people(history: 
         with closing(Shadow(Path(name) / "shadow.sqlite", in_use, lambda: None)) as shadow:
             shadow.begin(live, 1 << 62)
             assert [one[0] for one in people(shadow.database)[:-1]] == [one[0] for one in people(live)[:-1]]
+
+
+def texts_in(path: Path) -> set[str]:
+    """Every text in the tables of a scratch store."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            value
+            for table in tables
+            for row in connection.execute(f"SELECT * FROM {table}")
+            for value in row
+            if isinstance(value, str)
+        }
+
+
+class _Deletion:
+    """Somebody is deleted once so much was heard of the work; what is left of them is looked for whenever the store says that it is
+    clean."""
+
+    def __init__(self, live: Database, folder: Path, person: ExternalId, after: int) -> None:
+        self.live, self.folder, self.person, self.after = live, folder, person, after
+        self.gone: set[str] = set()
+        self.late = False  # somebody had been settled by then
+
+    def advance(self, what: str, _: int, __: int) -> None:
+        if not self.after:
+            gone = self.live.run_sync(lambda connection: forget.person(connection, self.person, "reg"))
+            self.gone = set(gone.ids)
+            self.live.run_sync(scratches.disturb)
+        elif self.after > 0:
+            self.late = self.late or what == "people"
+        elif self.live.read_sync(scratches.stale) == []:
+            assert not self.gone & texts_in(self.folder / "apply" / "shadow.sqlite")
+        self.after -= 1
+
+
+@settings(max_examples=HISTORIES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(histories, configurations, configurations, ids, st.integers(0, 20))
+def test_whoever_is_deleted_meanwhile_might_as_well_have_been_deleted_before(
+    history: list[Any], before: Configured, after: Configured, person: ExternalId, when: int
+) -> None:
+    events = [stating(event(call, "h", number), number) for number, call in enumerate(history)]
+    person = ExternalId(person.type, "h" + person.value)
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.recorded._AT_ONCE", 1)
+        folder = Path(name)
+        with closing(opened(folder / "live.sqlite")) as live, closing(opened(folder / "other.sqlite")) as other:
+            for store in (live, other):
+                rules = store.run_sync(lambda connection: in_force(connection, before.product.config))
+                resolved = put(store, events, rules)
+                rules = store.run_sync(lambda connection: in_force(connection, after.product.config))
+            other.run_sync(lambda connection: forget.person(connection, person, "reg"))
+            deletion = _Deletion(live, folder, person, when)
+
+            async def work() -> None:
+                async with open_log(f"embedded://{folder}/log", partitions=1) as log:
+                    for record in resolved:
+                        await log.append(
+                            RESOLVED, [record._replace(timestamp=record.timestamp + resolved.index(record))]
+                        )
+                    tally = await resolve_again(log, live, rules, folder / "apply", deletion.advance)
+                    assert tally.left == 0
+                    await applied(log, other, rules, folder)
+
+            asyncio.run(work())
+            if deletion.after >= 0:  # it was done before that
+                live.run_sync(lambda connection: forget.person(connection, person, "reg"))
+            assert differences(live, rules) == []
+            if not deletion.late and deletion.after < 0:
+                assert people(live) == people(other)
