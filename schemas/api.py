@@ -261,6 +261,7 @@ class ProfileItem(Shape):
     traits: Mapping[str, Any] | None = None
     metadata: ProfileMetadata | None = None
     merged: Sequence[str] | None = None
+    consent: Consent | None = None
 
 
 class ProfilesPage(Shape):
@@ -283,14 +284,16 @@ class LookUp(Shape):
     model_config = ConfigDict(extra="allow")
 
     id: str
-    resource: Literal["traits", "external_ids", "events", "metadata", "links", "merges"] = "traits"
+    resource: Literal["traits", "external_ids", "events", "metadata", "links", "merges", "consent"] = "traits"
 
 
 class Batch(Shape):
     """Up to 100 look-ups."""
 
     ids: Sequence[str] = Field(min_length=1, max_length=100)
-    fields: Sequence[str] | None = Field(None, description="external_ids, traits, metadata, merged, or traits.NAME.")
+    fields: Sequence[str] | None = Field(
+        None, description="external_ids, traits, metadata, merged, consent, or traits.NAME."
+    )
     after: str | None = Field(None, description="messageId of an event that is waited for.")
 
 
@@ -314,7 +317,9 @@ class SearchBody(Shape):
     of `and`, `or` and `not`."""
 
     where: Mapping[str, Any]
-    fields: Sequence[str] | None = Field(None, description="external_ids, traits, metadata, merged, or traits.NAME.")
+    fields: Sequence[str] | None = Field(
+        None, description="external_ids, traits, metadata, merged, consent, or traits.NAME."
+    )
     limit: int = Field(50, ge=1, le=1_000)
     next: str | None = Field(None, description="The cursor of the page before.")
     after: str | None = Field(None, description="messageId of an event that is waited for.")

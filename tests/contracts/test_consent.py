@@ -12,7 +12,7 @@ from sqlalchemy import text
 from pipeline.store import forget, splits
 from pipeline.store.database import Database
 from pipeline.store.verify import verify
-from schemas.api import ConsentAnswer
+from schemas.api import BatchAnswer, ConsentAnswer, ProfilesPage
 from schemas.events import Event, ExternalId
 from tests.contracts.profile_world import BASE, World, happened, world
 from tests.contracts.test_intake import database  # noqa: F401 - the fixture is used by name
@@ -134,6 +134,28 @@ async def test_people_are_found_by_what_they_prefer(people: World) -> None:
 
     assert [(where, sorted(await names(people, where))) for where, _ in AGREED] == AGREED
     assert [(where, sorted(await names(people, where, limit=1))) for where, _ in AGREED] == AGREED
+
+
+@pytest.mark.parametrize("fields", [["consent"], ["external_ids", "consent", "metadata"]])
+async def test_lists_searches_and_batches_tell_it_where_it_is_asked_for(people: World, fields: list[str]) -> None:
+    await differing(people)
+    await people.happen(said("m4", user="u4", at=5))
+    both = {"or": [{"id": "user_id", "op": "equals", "value": one} for one in ("u1", "u4")]}
+
+    listed = await people.get(BASE, fields=",".join(fields), sort="id")
+    searched = await people.post(f"{BASE}/search", {"where": both, "fields": fields})
+    batch = await people.post(f"{BASE}/batch", {"ids": ["user_id:u1", "user_id:u4"], "fields": fields})
+
+    of_each = [one["profile"] for one in batch.body["data"]]
+    assert [one["consent"] for one in of_each] == [
+        {"categories": await consent(people, "user_id:u1")},
+        {"categories": {}},
+    ]
+    in_order = sorted(of_each, key=lambda one: str(one["id"]))
+    assert (listed.body["data"], searched.body["data"]) == (in_order, in_order)
+    assert all(one.keys() == {"id", *fields} for one in in_order)
+    for reply, shape in ((listed, ProfilesPage), (searched, ProfilesPage), (batch, BatchAnswer)):
+        shape.model_validate(reply.body)
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,8 @@ class ProfileApi:
         heads = await self.look_ups.find([one for one in addresses if isinstance(one, str)])
         rows = {head.id: head for head in heads.values() if head.collection == ask.collection}
         whole = await self._database.read(lambda connection: profiles.whole(connection, list(rows.values())))
-        items = {one.id: views.profile_item(one, fields, ask.token.traits) for one in whole}
+        told_of = await many.items(self._database, whole, fields, ask.token.traits)
+        items = {one["id"]: one for one in told_of}
         self.audit.note(ask.token.id, "batch", items)
 
         def told(asked: Any, found: str | Refused) -> dict[str, Any]:

@@ -35,6 +35,17 @@ Answer = tuple[dict[str, Any], Sequence[str]]
 """What is answered, and the ids of the profiles that it tells of."""
 
 
+async def items(
+    database: Database, found: Sequence[Found], fields: frozenset[str], allowed: frozenset[str] | None
+) -> list[dict[str, Any]]:
+    """Profiles with the fields that were asked for."""
+    ids = [one.id for one in found]
+    said = (
+        await database.read(lambda connection: preferences_of(connection, ids)) if ids and "consent" in fields else {}
+    )
+    return [profile_item(one, fields, allowed, said.get(one.id)) for one in found]
+
+
 async def listed(database: Database, collection: str, query: Query, url: str, allowed: frozenset[str] | None) -> Answer:
     """Canonical profiles, `limit` (1 to 100, default 20) at a time: the latest active first, or with `sort=id` all of them in a
     fixed order. Whoever becomes active meanwhile moves to the front, behind us: nobody is told twice."""
@@ -60,7 +71,7 @@ async def listed(database: Database, collection: str, query: Query, url: str, al
     if last is not None:
         key = (last.id,) if by_id else (last.last_seen, last.id)
         following = sealed(kind, collection, *key)
-    data = [profile_item(one, fields, allowed) for one in page]
+    data = await items(database, page, fields, allowed)
     return {"data": data, "cursor": cursor(url, limit, following)}, [one.id for one in page]
 
 
@@ -143,7 +154,7 @@ class Searches:
                     lambda c: _chunk(c, search, collection, lead, behind or "", most)  # noqa: B023 - awaited within the turn
                 )
                 found += chunk
-        data = [profile_item(one, search.fields, allowed) for one in found]
+        data = await items(self._database, found, search.fields, allowed)
         following = None if behind is None else search.seal(behind)
         return {"data": data, "cursor": cursor(url, search.limit, following)}, [one.id for one in found]
 

@@ -168,7 +168,7 @@ def id_view(collection: str, one: Held) -> dict[str, Any]:
 
 # ── Many at once ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-PARTS: Final = ("external_ids", "traits", "metadata", "merged")
+PARTS: Final = ("external_ids", "traits", "metadata", "merged", "consent")
 
 
 def fields_of(wanted: Any) -> frozenset[str]:
@@ -184,8 +184,14 @@ def fields_of(wanted: Any) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def profile_item(found: Found, fields: frozenset[str], allowed: frozenset[str] | None) -> dict[str, Any]:
-    """A profile with the fields that were asked for; `allowed` are the only traits that are shown."""
+def profile_item(
+    found: Found,
+    fields: frozenset[str],
+    allowed: frozenset[str] | None,
+    preferences: Mapping[str, bool | str] | None = None,
+) -> dict[str, Any]:
+    """A profile with the fields that were asked for; `allowed` are the only traits that are shown. `preferences` are by category, and
+    needed where consent is asked for."""
     item: dict[str, Any] = {"id": found.id}
     if "external_ids" in fields:
         item["external_ids"] = [id_view(found.head.collection, one) for one in found.external_ids]
@@ -200,6 +206,8 @@ def profile_item(found: Found, fields: frozenset[str], allowed: frozenset[str] |
         item["metadata"] = metadata(found.head) | {"events": found.events}
     if "merged" in fields:
         item["merged"] = found.merged
+    if "consent" in fields:
+        item["consent"] = {"categories": dict(preferences or {})}
     return item
 
 
