@@ -101,6 +101,16 @@ async def test_an_event_named_like_a_person_who_is_deleted_is_still_there_once(t
         assert con.execute("SELECT id, user_id FROM web.tracks").fetchall() == [("u-mia", "u-bob")]
 
 
+async def test_what_a_process_left_that_died_while_it_wrote_the_file_anew_is_in_nobodys_way(tmp_path: Path) -> None:
+    env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
+    async with warehouse.connect(DuckDBSettings(), env) as client:
+        await warehouse.load_events(client, EVENTS)
+        for left in ("warehouse.duckdb.rewriting", "warehouse.duckdb.rewriting.wal"):
+            (tmp_path / left).write_bytes(b"half of u-mia")
+        assert await warehouse.forget(client, [MIA]) == [DELIVERED]
+    assert b"u-mia" not in everything_in(tmp_path)
+
+
 async def test_a_warehouse_that_is_not_there_has_nothing_to_forget(tmp_path: Path) -> None:
     env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
     async with warehouse.connect(DuckDBSettings(), env) as client:

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from pipeline.log.contract import MAX_RECORD_BYTES, Record, Retention, drafts_of
 from pipeline.log.embedded import EmbeddedLog, open_embedded
-from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, segment_of
+from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, frame_at, is_intact, segment_of
 from pipeline.log.embedded.groups import assignment
 from pipeline.log.embedded.journal import PIECE, SIZEABLE, ZERO_AHEAD, Journal
 from pipeline.log.embedded.reader import Cursor, Finder, read_forward
@@ -192,6 +192,17 @@ def test_a_frame_left_over_behind_the_last_one_is_not_taken_for_the_next(folder:
     with journal(copied(folder, "restarted")) as opened:
         commit(opened, b"kept 2")
         assert values(opened) == [b"kept 1", b"kept 2"]
+
+
+def test_a_frame_is_one_only_in_the_place_that_it_was_written_for(folder: Path) -> None:
+    with journal(folder) as opened:
+        tail = opened.tail()
+    whole = b"".join(encode_frame([drafts_of([record(b"one")]).rows], tail, 1)[0])
+    found = frame_at(whole, 0, tail.at)
+    assert found is not None
+    assert is_intact(found, whole, 0)
+    assert not is_intact(found, whole[:-1], 0)
+    assert [frame_at(whole, 0, at) for at in (tail.at - 8, tail.at + found.length)] == [None, None]
 
 
 def test_a_frame_that_was_whole_when_the_machine_died_is_taken(folder: Path) -> None:

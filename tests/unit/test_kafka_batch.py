@@ -8,6 +8,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from pipeline.log.contract import Draft
 from pipeline.log.kafka.batch import SMALLEST, RecordBatch, compressor
+from schemas.events import SIZES
 
 PLAIN, ZSTD = 0, 4  # what the client library is asked for to write in the same codec
 
@@ -31,6 +32,10 @@ def read(batch: bytes) -> list[tuple[bytes, bytes, int, int]]:
         pytest.param([(b"k", b"", b"b", stamp) for stamp in (50, 51, 51, 20, 10**12)], id="times up and down"),
         pytest.param([(b"k" * 70, b"h" * 9_000, b"b" * 40_000, 1), (b"k", b"", bytes(900_000), 1)], id="long ones"),
         pytest.param([(b"k%d" % n, b"", b"b", 1) for n in range(40_000)], id="many"),
+        pytest.param(
+            [(bytes(n), b"", bytes(n), 1) for near in (64, 8_192, len(SIZES)) for n in range(near - 9, near + 2)],
+            id="around the lengths that take a byte more",
+        ),
     ],
 )
 def test_a_batch_is_read_as_the_records_it_was_made_of(rows: list[Draft]) -> None:

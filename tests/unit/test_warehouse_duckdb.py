@@ -257,6 +257,11 @@ async def test_ten_copies_in_three_batches_are_one_row(tmp_path: Path) -> None:
     assert query(tmp_path, "SELECT count(*) FROM shop.seat_booked") == [(1,)]
 
 
+async def test_of_copies_in_one_batch_the_first_counts(tmp_path: Path) -> None:
+    await load(tmp_path, [track("m1", seat=1), track("m1", seat=2), track("m1", seat=3)])
+    assert query(tmp_path, "SELECT seat FROM shop.seat_booked") == [(1,)]
+
+
 async def test_sources_do_not_share_message_ids(tmp_path: Path) -> None:
     await load(tmp_path, [track("m1"), track("m1") | {"source": "app"}])
     assert query(tmp_path, "SELECT (SELECT count(*) FROM shop.tracks), (SELECT count(*) FROM app.tracks)") == [(1, 1)]

@@ -257,14 +257,13 @@ async def test_a_source_that_comes_later_does_not_get_into_the_schema_of_profile
     ) == [(0,)]
 
 
-def test_a_configuration_with_a_source_of_that_schema_is_refused() -> None:
-    text = (
-        "sources: {profiles: {write_key: key-of-profiles}}\ndestinations: {w: {type: duckdb, settings: {profiles: %s}}}"
-    )
+@pytest.mark.parametrize(("source", "wanted"), [("profiles", "true"), ("our-people", "our_people")])
+def test_a_configuration_with_a_source_of_that_schema_is_refused(source: str, wanted: str) -> None:
+    text = f"sources: {{{source}: {{write_key: a-key-of-it}}}}\ndestinations: {{w: {{type: duckdb, settings: {{profiles: %s}}}}}}"
     with pytest.raises(ConfigError) as caught:
-        load_text(text % "true", "millrace.yaml", {}, lambda: {"duckdb": DuckDBSettings})
+        load_text(text % wanted, "millrace.yaml", {}, lambda: {"duckdb": DuckDBSettings})
     assert list(caught.value.faults) == [
-        "millrace.yaml:2 destinations.w.settings.profiles: is the schema of source profiles too; name another"
+        f"millrace.yaml:2 destinations.w.settings.profiles: is the schema of source {source} too; name another"
     ]
     assert load_text(text % "people", "millrace.yaml", {}, lambda: {"duckdb": DuckDBSettings}).settings
 
