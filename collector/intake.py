@@ -30,6 +30,9 @@ log = structlog.get_logger()
 WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
 OVERHEAD: Final = 2048  # bytes that a request holds besides its body and its records; that of a usual call is its body and the ids in it
 TOGETHER: Final = 64  # calls that are looked at at once
+SAME_TIME: Final = (
+    5_000  # microseconds between the first and the last of them, which all get the first one's time of receipt
+)
 GROUP_BYTES: Final = 2 << 20  # of one append, about
 SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another one is under way
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
@@ -124,6 +127,7 @@ class Intake:
         self._tasks: set[asyncio.Task[None]] = set()
         self._usual = 1  # requests of the append before
         self._calls: list[Arrived] = []  # not looked at yet
+        self._received_at = 0  # when the first of them arrived
         self._looking = False  # whether more have arrived
         self._found = False
         self._waiting: asyncio.TimerHandle | None = None  # for the usual number
@@ -164,14 +168,17 @@ class Intake:
         self, exchange: Exchange, route: Route, source: str | None, wire: bytes, encoding: bytes, ip: str | None
     ) -> None:
         """Takes a whole body. Whatever happens, the exchange is answered, once the log has the events, and released."""
+        now = self._clock()
         one = (exchange, route, source, wire, encoding, ip if self._keep_ip == "all" else kept_ip(ip, self._keep_ip))
         if route.type is not None and not encoding and len(wire) <= EVENT_LIMIT:
-            self._calls.append(one)
-            if len(self._calls) >= TOGETHER:
+            if len(self._calls) >= TOGETHER or now - self._received_at > SAME_TIME:
                 self._accept_calls()
+            if not self._calls:
+                self._received_at = now
+            self._calls.append(one)
         else:
             self._accept_calls()
-            self._accept_one(one, self._clock())
+            self._accept_one(one, now)
         self._found = True
         if self._waiting is not None:
             if self._gathered() >= self._usual:
@@ -184,7 +191,7 @@ class Intake:
         if not self._calls:
             return
         calls, self._calls = self._calls, []
-        received_at = self._clock()
+        received_at = self._received_at
         try:
             taken = accept_singles(
                 [(wire, route, source, ip) for _, route, source, wire, _, ip in calls],

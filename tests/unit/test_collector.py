@@ -337,6 +337,23 @@ async def test_calls_that_arrive_together_are_acknowledged_by_nothing_but_the_lo
     assert app.in_flight_bytes == 0
 
 
+async def test_calls_that_wait_for_the_log_are_received_when_they_arrive(log: RecordingLog) -> None:
+    """To five milliseconds, which is less than the way of any of them took."""
+    now = [NOW]
+    app = create_collector(log=log, sources={"wk": "web"}, clock=lambda: now[0])
+    log.gate.clear()
+    requests = []
+    for number, at in enumerate((0, 1_000, 5_000, 10_001, 10_002)):
+        now[0] = NOW + at
+        requests.append(asyncio.create_task(call(app, "POST", "/v1/t", numbered(number))))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    now[0] = NOW + 1_000_000
+    log.gate.set()
+    assert {(await request).status for request in requests} == {200}
+    assert [event.received_at - NOW for event in log.events] == [0, 1_000, 1_000, 10_001, 10_001]
+
+
 async def test_one_call_that_breaks_the_collector_does_not_harm_those_that_arrive_with_it(log: RecordingLog) -> None:
     """By a message id that cannot be made: only the call that needs one is hurt."""
 
