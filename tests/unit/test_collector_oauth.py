@@ -13,7 +13,16 @@ from joserfc.jwk import RSAKey
 from starlette.applications import Starlette
 
 from collector.app import create_collector
-from collector.oauth import ASSERTION_LIFETIME, LIFETIME, ClientKey, OAuth, TokenRefused, oauth_routes
+from collector.oauth import (
+    ASSERTION_LIFETIME,
+    FORM_LIMIT,
+    LEEWAY,
+    LIFETIME,
+    ClientKey,
+    OAuth,
+    TokenRefused,
+    oauth_routes,
+)
 from collector.sources import Policy
 from schemas.errors import ConfigError, Refused
 from tests.unit.test_collector import RecordingLog, call, dumped
@@ -129,11 +138,45 @@ def test_a_wrong_clock_is_told_in_the_words_that_sdks_know(oauth: OAuth, claims:
     assert (refused.value.error, refused.value.description) == ("invalid_request", description)
 
 
-def test_an_assertion_works_once(oauth: OAuth) -> None:
-    fields = form()
+@pytest.mark.parametrize(
+    ("claims", "refusal"),
+    [
+        ({"iat": NOW - 60, "exp": NOW - LEEWAY + 1}, None),
+        ({"iat": NOW - 60, "exp": NOW - LEEWAY}, "Token is expired"),
+        ({"iat": NOW + LEEWAY, "exp": NOW + 60}, None),
+        ({"iat": NOW + LEEWAY + 1, "exp": NOW + 60}, "Token used before issued"),
+        ({"iat": NOW, "exp": NOW + ASSERTION_LIFETIME}, None),
+        ({"iat": NOW, "exp": NOW + ASSERTION_LIFETIME + 1}, "exp is at most 120 seconds after iat"),
+    ],
+)
+def test_clocks_may_differ_by_five_seconds_and_an_assertion_lasts_two_minutes(
+    oauth: OAuth, claims: Any, refusal: str | None
+) -> None:
+    given = form(client_assertion=assertion(**claims))
+    if refusal is None:
+        assert oauth.token(given, "cdp.example")["expires_in"] == LIFETIME
+    else:
+        with pytest.raises(TokenRefused, match=f"^{refusal}$"):
+            oauth.token(given, "cdp.example")
+
+
+def test_an_assertion_works_once_also_while_a_clock_that_differs_takes_it_yet(oauth: OAuth, clock: Clock) -> None:
+    fields = form(client_assertion=assertion(exp=NOW + 55))
     oauth.token(fields, "cdp.example")
-    with pytest.raises(TokenRefused, match="used before"):
-        oauth.token(fields, "cdp.example")
+    for clock.now in (NOW, NOW + 55, NOW + 55 + LEEWAY - 1):
+        with pytest.raises(TokenRefused, match="used before"):
+            oauth.token(fields, "cdp.example")
+
+
+def test_what_is_remembered_of_tokens_does_not_grow(
+    oauth: OAuth, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.oauth.REMEMBERED", 2)
+    for number in range(5):
+        clock.now += 1
+        token = oauth.token(form(client_assertion=assertion(jti=f"j{number}")), "cdp.example")["access_token"]
+        assert [oauth.source(token.encode()) for _ in range(2)] == ["backend"] * 2
+        assert len(oauth._known) == 1 + number % 2
 
 
 @pytest.mark.parametrize("token", [b"", b"x", b"a.b.c", assertion().encode(), "ü".encode()])
@@ -237,6 +280,16 @@ async def test_a_form_that_is_none_is_refused_as_oauth_does(oauth: OAuth) -> Non
     for body in (b"", b"\xff", b"grant_type=a&grant_type=b", b"x" * 20_000, b"&".join([b"a=b"] * 50)):
         answer = await call(app, "POST", "/token", body, {"host": "cdp.example"})
         assert (answer.status, set(answer.json)) == (400, {"error", "error_description"})
+
+
+async def test_a_form_has_at_most_sixteen_kib(oauth: OAuth) -> None:
+    app = create_collector(log=RecordingLog(), sources={}, fallback=Starlette(routes=oauth_routes(oauth)))
+    whole = urlencode(form()).encode() + b"&more="
+    told = []
+    for size in (FORM_LIMIT + 1, FORM_LIMIT):
+        answer = await call(app, "POST", "/token", whole.ljust(size, b"x"), {"host": "cdp.example"})
+        told.append((answer.status, answer.json.get("error_description")))
+    assert told == [(400, "the form is too large"), (200, None)]
 
 
 async def test_a_token_is_asked_for_by_post(oauth: OAuth) -> None:
