@@ -551,10 +551,12 @@ def gzipped(body: bytes) -> bytes:
         (b"gzip", gzipped(b"bo") + gzipped(b"dy")),
         (b"deflate", zlib.compress(b"body")),
         (b"deflate", zlib.compress(b"body")[2:-4]),
+        (b"deflate", b"\x08\x04\x00\xfb\xffbody\x01\x00\x00\xff\xff"),  # bare, and begins as a header might
         (b"br", brotli.compress(b"body")),
         (b"zstd", zstandard.compress(b"body")),
         (b"zstd", zstandard.compress(b"bo") + zstandard.compress(b"dy")),
         (b"gzip, br", brotli.compress(gzipped(b"body"))),
+        (b"gzip, br, gzip", gzipped(brotli.compress(gzipped(b"body")))),
     ],
 )
 def test_bodies_are_decompressed(encoding: bytes, wire: bytes) -> None:
