@@ -272,7 +272,7 @@ async def test_a_call_that_hangs_is_ended_and_tried_again(world: DeliveryWorld) 
             await asyncio.get_running_loop().create_future()
         return [DELIVERED] * len(batch)
 
-    world.limits = Limits(attempt=0.01, backoff=0.001)
+    world.limits = Limits(attempt=0.2, backoff=0.001)
     world.add(script)
     await world.emit("m1")
     await world.run_until_idle()
