@@ -1,8 +1,8 @@
 """The real services as fixtures. A missing one skips its tests on a laptop and fails them where `CI` is set.
 
 `kafka_broker` is the session's own Apache Kafka (kill, start, stop); `kafka_bootstrap` its address, or that of
-MILLRACE_TEST_KAFKA. `postgres_server` is the session's own PostgreSQL; `postgres_url` a fresh database on it that has its
-tables, `empty_postgres_url` one without.
+MILLRACE_TEST_KAFKA. `postgres_server` is the session's own PostgreSQL; `postgres_url` a database on it that has its tables
+and no row, `empty_postgres_url` a fresh one without tables.
 """
 
 import os
@@ -15,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tree under test, whatever the working directory
 
+from tests.services.emptied import EmptiedDatabases
 from tests.services.kafka import KafkaBroker, kafka_libs
 from tests.services.postgres import PostgresServer, postgres_binaries
 from tests.services.process import ServiceAbsent
@@ -81,12 +82,17 @@ def migrated_postgres_url(postgres_server: PostgresServer) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def emptied_databases(postgres_server: PostgresServer, migrated_postgres_url: str) -> EmptiedDatabases:
+    return EmptiedDatabases(postgres_server, migrated_postgres_url)
+
+
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer, migrated_postgres_url: str) -> Iterator[str]:
-    """`postgresql://…` of a fresh database with the tables of this version, which goes with the test."""
-    url = postgres_server.create_database(like=migrated_postgres_url)
+def postgres_url(emptied_databases: EmptiedDatabases) -> Iterator[str]:
+    """`postgresql://…` of a database with the tables of this version and no row, the test's own while it runs."""
+    url = emptied_databases.take()
     yield url
-    postgres_server.drop_database(url)
+    emptied_databases.give_back(url)
 
 
 @pytest.fixture

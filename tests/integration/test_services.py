@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from pipeline.store.database import Database
 from pipeline.store.migrate import check_version
+from tests.services.emptied import EmptiedDatabases
 from tests.services.kafka import KafkaBroker
 from tests.services.postgres import PostgresServer
 from tests.stores import prepare
@@ -57,6 +59,56 @@ def alter_and_close(database: Database) -> None:
     check_version(database)
     database.run_sync(lambda connection: connection.exec_driver_sql("CREATE TABLE only_here (x INTEGER)"))
     database.close()
+
+
+@pytest.mark.postgres
+def test_a_database_that_was_used_is_empty_when_it_is_given_again(emptied: EmptiedDatabases) -> None:
+    url, last = emptied.take(), emptied.take()
+    with psycopg.connect(url, autocommit=True) as left:
+        left.execute("insert into positions (applied, emitted, updated_at) values (1, 1, 1), (2, 2, 2)")
+        left.execute("insert into suppressions (mark, regulation, at) values ('mark', 'r1', 1)")
+        emptied.give_back(url)
+        emptied.give_back(last)
+
+        assert emptied.take() == url
+
+        with pytest.raises(psycopg.OperationalError):
+            left.execute("select 1")
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select * from positions").fetchall() == []
+        assert connection.execute("select * from suppressions").fetchall() == []
+        assert connection.execute("select nextval('positions_partition_seq')").fetchone() == (1,)
+        assert connection.execute("select count(*) from alembic_version").fetchone() == (1,)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "change",
+    [
+        "create table only_here ()",
+        "drop table merges",
+        "alter table merges alter absorbed set default 'nobody'",
+        "drop index links_by_account",
+        "create function one() returns int language sql as 'select 1'",
+        "update alembic_version set version_num = '9999'",
+    ],
+)
+def test_a_database_whose_tables_were_changed_is_not_given_again(
+    emptied: EmptiedDatabases, change: LiteralString
+) -> None:
+    url, last = emptied.take(), emptied.take()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(change)
+    emptied.give_back(url)
+    emptied.give_back(last)
+
+    assert emptied.take() not in (url, last)
+
+
+@pytest.fixture
+def emptied(postgres_server: PostgresServer, migrated_postgres_url: str) -> EmptiedDatabases:
+    """Databases of a test's own."""
+    return EmptiedDatabases(postgres_server, migrated_postgres_url)
 
 
 @pytest.mark.postgres
