@@ -7,12 +7,26 @@ from typing import Any
 import orjson
 import pytest
 
-from destinations.contract import Action, Definition, Payload, Settings, mapped
+from destinations.contract import (
+    DELIVERED,
+    Action,
+    Definition,
+    EncodedEvent,
+    Filtered,
+    Outcome,
+    Payload,
+    Rejected,
+    Retry,
+    Settings,
+    mapped,
+)
+from pipeline.delivery.attempt import Attempt
 from pipeline.delivery.decide import CONSENT_EVENT, allowed, rules, sent_by_device
-from pipeline.delivery.lanes import Item, Lanes
+from pipeline.delivery.lanes import Item, Lanes, State
 from pipeline.delivery.limits import Destination, Limits
 from pipeline.delivery.mapping import mapping
 from pipeline.delivery.retry import Breaker, Sums, Window, delay
+from pipeline.delivery.settle import settle
 from pipeline.store.ledger import Claim, Listed
 from schemas.config import DestinationFilter, FilterConfig
 from schemas.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
@@ -182,6 +196,35 @@ def test_waits_double_up_to_twenty_minutes_with_full_jitter(attempts: int, asked
 @pytest.mark.parametrize(("asked", "waited"), [(0.0, 0), (7.0, 7), (9_000.0, 3_600), (-1.0, 0)])
 def test_what_a_service_asks_for_is_honoured_up_to_an_hour(asked: float, waited: float) -> None:
     assert delay(1, asked, 0.5, LIMITS) == waited
+
+
+def settled(outcome: Outcome, *, listed: bool = False, first_at: float = 0.0, now: float = 50.0) -> Item:
+    item = Item(lanes_of().partitions[0].lane("ann", 0), 0, "web", "m1")
+    item.value, item.payload, item.listed, item.first_at = b"event", EncodedEvent("m1", b"{}"), listed, first_at
+    settle(item, outcome, Attempt([item]), now, lambda: 1.0, LIMITS)
+    return item
+
+
+@pytest.mark.parametrize(
+    ("outcome", "listed", "kept"),
+    [
+        (Retry("http 503"), False, (b"event", True)),  # it may go again from memory
+        (Retry("http 503"), True, (None, False)),
+        (Rejected("http 422"), False, (b"event", False)),  # for its dead letter
+        (Filtered("NO"), False, (None, False)),
+        (DELIVERED, False, (None, False)),
+    ],
+)
+def test_bytes_are_kept_only_where_they_are_needed_yet(
+    outcome: Outcome, listed: bool, kept: tuple[bytes | None, bool]
+) -> None:
+    item = settled(outcome, listed=listed)
+    assert (item.value, item.payload is not None) == kept
+
+
+def test_an_event_is_dead_once_it_failed_for_as_long_as_it_may() -> None:
+    ages = (LIMITS.age - 1, LIMITS.age)
+    assert [settled(Retry("http 503"), first_at=5.0, now=5.0 + age).state for age in ages] == [State.RETRY, State.DEAD]
 
 
 # ── When a service is down ────────────────────────────────────────────────────────────────────────────────────────
