@@ -62,7 +62,6 @@ class Throttle:
         self._halved_at = self._restored_at = now
         self._refill(now)
         before, self._rate = self._rate, max(self._rate / 2, RESTORED_BY * self._full)
-        self._room = min(self._room, max(1.0, self._rate))
         return self._rate < before
 
     def _least(self, kept: float) -> float:
