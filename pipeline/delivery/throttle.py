@@ -1,7 +1,7 @@
 """How many events may go to a service: the rate that people set, and a lower one for a while after the service said it was too much.
 Pure decisions over times that are passed in."""
 
-from math import inf
+from math import inf, nextafter
 from typing import Final
 
 HALVED_ONCE: Final = 10.0  # seconds in which several 429 are one: what was under way went at the same rate
@@ -53,7 +53,10 @@ class Throttle:
         if self._rate == inf:
             return now
         self._refill(now)
-        return now + max(0.0, 1.0 + self._least(kept) - self._room) / self._rate
+        missing = 1.0 + self._least(kept) - self._room
+        if missing <= 0:
+            return now
+        return max(now + missing / self._rate, nextafter(now, inf))  # a moment too short for a clock is one yet
 
     def too_much(self, now: float) -> bool:
         """The service answered 429; True when that lowers the rate."""

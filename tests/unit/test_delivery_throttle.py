@@ -3,7 +3,7 @@
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.delivery.throttle import Leftover, Throttle
@@ -128,6 +128,7 @@ def test_without_a_limit_the_second_may_go_too_and_the_rate_is_not_the_seconds_t
     st.none() | st.floats(0.1, 10_000),
     st.lists(st.tuples(st.floats(0, 30), st.integers(0, 500), st.booleans()), max_size=50),
 )
+@example(0.2, [(14.244193125614927, 1, True), (10.0, 0, False)])
 def test_more_than_the_rate_allows_never_goes(most: float | None, steps: list[tuple[float, int, bool]]) -> None:
     throttle, now, went = Throttle(most), 1_000.0, 0
     for wait, wanted, refused in steps:
