@@ -479,9 +479,10 @@ class SourceBalance(Shape):
 
 
 class DestinationBalance(Shape):
-    """accepted = delivered + filtered + dead + purged + pending + off. What the log's retention had removed before the destination
-    was there is not in `accepted`; of one that is configured no more, neither is what it took since. `purged` are dead letters that a person gave up, or whose person was deleted. None: the
-    backlog is too long to count."""
+    """accepted = delivered + filtered + dead + purged + pending + missed + off. What the log's retention had removed before the destination
+    was there is not in `accepted`; of one that is configured no more, neither is what it took since. Once that is configured again, what it
+    took meanwhile is `missed`. `purged` are dead letters that a person gave up, or whose person was deleted. None: the backlog is too long
+    to count."""
 
     accepted: int
     delivered: int
@@ -489,6 +490,7 @@ class DestinationBalance(Shape):
     dead: int
     purged: int
     pending: int | None
+    missed: int
     off: int | None
 
 

@@ -244,6 +244,7 @@ async def test_the_books_balance(place):
         "dead": 10,
         "purged": 0,
         "pending": 4,
+        "missed": 0,
         "off": 0,
     }
 

@@ -43,7 +43,8 @@ def event(message_id: str, data: str | None, url: str | None, as_json: bool) -> 
 def balance(check: bool, data: str | None, url: str | None, as_json: bool) -> None:
     """Show the books.
 
-    For each source and destination: accepted = delivered + filtered + dead + purged + pending."""
+    For each source and destination: accepted = delivered + filtered + dead + purged + pending. Where retention took events while a
+    destination was not configured, they are a part as well: missed."""
     books = api_client(data, url).get("/api/balance")
     if as_json:
         print_json(books)
@@ -135,7 +136,9 @@ def _print_balance(books: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("accepted", "delivered", "filtered", "dead", "purged", "pending", "off")
+    columns = ["accepted", "delivered", "filtered", "dead", "purged", "pending", "missed", "off"]
+    if not any(row["missed"] for rows in books["destinations"].values() for row in rows.values()):
+        columns.remove("missed")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("source", "destination"):
         table.add_column(column, no_wrap=True)

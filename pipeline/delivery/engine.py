@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from pipeline.delivery.replay import run_replays
 from pipeline.delivery.retry import ceiling
 from pipeline.delivery.throttle import Throttle
 from pipeline.log import Log
-from pipeline.query.balance import begin
+from pipeline.query.balance import begin, come_back, leave
+from pipeline.running import steadily
 from pipeline.store import folding, ledger, observations
 from pipeline.store.database import Database
 from schemas.errors import CredentialsRejected, PartitionLost, Unavailable
@@ -68,7 +69,17 @@ async def run_delivery(
                 throttles=throttles,
             )
             group.create_task(replaying)
+            group.create_task(_leave(events, database, [one.name for one in destinations], stop))
         group.create_task(_tidy(database, stop, limits, world))
+
+
+async def _leave(events: Log, database: Database, configured: Sequence[str], stop: asyncio.Event) -> None:
+    """Notes which destinations were removed from the configuration."""
+    with suppress(Unavailable):  # asked to stop during an outage: the next start does it
+        for name in await steadily(
+            lambda: leave(events, database, configured), stop, "noting which destinations are gone"
+        ):
+            log.info("destination is not configured any more", destination=name)
 
 
 async def _tidy(database: Database, stop: asyncio.Event, limits: Limits, world: World) -> None:
@@ -135,6 +146,12 @@ async def _deliver(
     throttle: Throttle,
 ) -> None:
     """Connects once; joins the group again when a partition turned out to be another's."""
+    if missed := await come_back(events, database, destination.name):
+        log.warning(
+            "retention took events while the destination was not configured; they cannot be delivered any more",
+            destination=destination.name,
+            missed=dict(missed),
+        )
     async with AsyncExitStack() as stack:
         client, insert = await stack.enter_async_context(connected(destination, folder, world))
         telling = keep_forgetting(destination, client, database, stop=stop, limits=limits, world=world)

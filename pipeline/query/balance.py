@@ -1,4 +1,5 @@
-"""The books balance: accepted = delivered + filtered + dead + purged + pending, for every source and destination, at every moment.
+"""The books balance: accepted = delivered + filtered + dead + purged + pending + missed, for every source and destination, at every
+moment. Missed is what the log's retention took while a destination was not configured.
 
 The counters come from one snapshot of the database. What is pending is counted on its own, in the log: records between a
 destination's position and the end, of events that the snapshot holds as accepted, and the few that the pipeline has
@@ -19,6 +20,7 @@ from pipeline.log import Log, Record
 from pipeline.profile import message_key
 from pipeline.store import accepted, baselines, books, erasures
 from pipeline.store.accepted import Applied
+from pipeline.store.baselines import Baseline
 from pipeline.store.books import Books, Intake, Settled
 from pipeline.store.database import Database
 from schemas.api import Balance, DestinationBalance, ReplayBalance, SourceBalance
@@ -88,23 +90,80 @@ async def begin(log: Log, database: Database, name: str) -> None:
     await database.run(lambda connection: baselines.note(connection, name, missed))
 
 
+async def leave(log: Log, database: Database, configured: Collection[str]) -> list[str]:
+    """Notes which destinations are not configured any more: what retention takes of them from now on is missed, and no loss. Answers those
+    of which that was not known. Reads the log once for them."""
+    snapshot = await database.read(books.read)
+    gone = sorted({name for name, _ in snapshot.positions} - {*configured} - {*baselines.removed(snapshot.baselines)})
+    if not gone:
+        return []
+    offs = await _offs(log, database, snapshot, gone)
+
+    def note(connection: Connection) -> list[str]:
+        return [name for name in gone if baselines.leave(connection, name, offs[name])]
+
+    return await database.run(note)
+
+
+async def come_back(log: Log, database: Database, name: str) -> Mapping[str, int]:
+    """To be awaited before a destination reads: when it had been removed from the configuration, notes what retention took of it since.
+    Answers that, by source, to the first who asks."""
+    snapshot = await database.read(books.read)
+    known = snapshot.baselines.get(name)
+    if known is None or known.off is None:
+        return {}
+    off = (await _offs(log, database, snapshot, [name]))[name]
+    missed = {source: more for source, now in off.items() if (more := _since(known, source, now))}
+    return missed if await database.run(lambda connection: baselines.come_back(connection, name, missed)) else {}
+
+
+async def _offs(log: Log, database: Database, snapshot: Books, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """What the books of destinations are off by, by source, with what they missed since they were removed."""
+    unread = await _unread(log, database, snapshot, names, maxsize)
+    assert unread is not None, "no backlog is that long"
+    return {
+        name: {source: _off(snapshot, name, source, unread[name][source]) for source in snapshot.intake}
+        for name in names
+    }
+
+
+def _off(snapshot: Books, name: str, source: str, unread: int) -> int:
+    baseline = _baseline(snapshot, name, source, unread)
+    settled = snapshot.settled.get((name, source), Settled())
+    pending = unread + snapshot.outstanding.get((name, source), 0)
+    return snapshot.intake[source].accepted - baseline - _missed(snapshot, name, source) - settled.ended - pending
+
+
+def _since(known: Baseline, source: str, off: int) -> int:
+    """Of what the books are off by, what retention took since the destination was removed."""
+    return 0 if known.off is None else max(0, off - known.off.get(source, 0))
+
+
+def _missed(snapshot: Books, name: str, source: str) -> int:
+    known = snapshot.baselines.get(name)
+    return 0 if known is None else known.missed.get(source, 0)
+
+
 def _baseline(snapshot: Books, name: str, source: str, unread: int | None) -> int:
-    """What the destination has missed. Of one that has not begun that is whatever it does not find in the log."""
+    """What had gone before the destination came. Of one that has not begun that is whatever it does not find in the log."""
     known = snapshot.baselines.get(name)
     if known is not None or any(one == name for one, _ in snapshot.positions):
-        return (known or {}).get(source, 0)
+        return 0 if known is None else known.accepted.get(source, 0)
     return 0 if unread is None else max(0, snapshot.intake[source].accepted - unread)
 
 
 def _row(snapshot: Books, name: str, source: str, unread: int | None, *, configured: bool) -> DestinationBalance:
     settled = snapshot.settled.get((name, source), Settled())
     pending = None if unread is None else unread + snapshot.outstanding.get((name, source), 0)
-    done = settled.delivered + settled.filtered + settled.dead + settled.purged
+    missed = _missed(snapshot, name, source)
     if configured:
         accepted = snapshot.intake[source].accepted - _baseline(snapshot, name, source, unread)
-        off = None if pending is None else accepted - done - pending
+        off = None if unread is None else _off(snapshot, name, source, unread)
+        if off is not None and name in snapshot.baselines:  # it is configured again, and has not begun to read
+            more = _since(snapshot.baselines[name], source, off)
+            missed, off = missed + more, off - more
     else:
-        accepted, off = done + (pending or 0), 0
+        accepted, off = settled.ended + (pending or 0) + missed, 0
     return DestinationBalance(
         accepted=accepted,
         delivered=settled.delivered,
@@ -112,6 +171,7 @@ def _row(snapshot: Books, name: str, source: str, unread: int | None, *, configu
         dead=settled.dead,
         purged=settled.purged,
         pending=pending,
+        missed=missed,
         off=off,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from pipeline.store import baselines, schema
+from pipeline.store.baselines import Baseline
 from pipeline.store.ledger import OUTSTANDING
 
 
@@ -35,6 +36,11 @@ class Settled:
         """Dead letters that are there now."""
         return self.died - self.redriven - self.purged
 
+    @property
+    def ended(self) -> int:
+        """Events that nothing more is done with now."""
+        return self.delivered + self.filtered + self.dead + self.purged
+
 
 @dataclass(frozen=True, slots=True)
 class Books:
@@ -49,7 +55,7 @@ class Books:
     positions: Mapping[tuple[str, int], tuple[int, str]]  # next offset, marks as JSON
     oldest: Mapping[str, int]  # destination -> when its oldest outstanding event was first tried
     replays: Mapping[str, "Replayed"]  # by name in the ledger
-    baselines: Mapping[str, Mapping[str, int]]  # by destination and source, see `baselines.read`
+    baselines: Mapping[str, Baseline]  # by destination
 
 
 @dataclass(frozen=True, slots=True)

@@ -481,6 +481,8 @@ destination_baselines: Final = Table(
     Column("destination", String, primary_key=True),
     Column("source", String, primary_key=True),  # empty: the row that says that the destination's were counted
     Column("accepted", BigInteger, nullable=False),  # that retention had removed before the destination was there
+    Column("missed", BigInteger, nullable=False, server_default="0"),  # that it removed while that was not configured
+    Column("off", BigInteger),  # what the books were off by when it was removed; null: it is configured
 )
 
 alerts: Final = Table(

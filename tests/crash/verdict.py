@@ -223,7 +223,16 @@ def balance_faults(books: Any, messages: int) -> Faults:
         faults.append(f"off by {books['off']}")
     if books["sources"][SOURCE]["accepted"] != messages:
         faults.append(f"{books['sources'][SOURCE]['accepted']} accepted, should be {messages}")
-    whole = {"accepted": messages, "delivered": messages, "filtered": 0, "dead": 0, "purged": 0, "pending": 0, "off": 0}
+    whole = {
+        "accepted": messages,
+        "delivered": messages,
+        "filtered": 0,
+        "dead": 0,
+        "purged": 0,
+        "pending": 0,
+        "missed": 0,
+        "off": 0,
+    }
     for name, rows in books["destinations"].items():
         if rows.get(SOURCE) != whole:
             faults.append(f"{name}: {rows.get(SOURCE)}, should be {whole}")

@@ -156,6 +156,7 @@ async def test_a_process_that_dies_before_it_has_emitted_is_made_up_for(log, dat
         "dead": 0,
         "purged": 0,
         "pending": 20,
+        "missed": 0,
         "off": 0,
     }
 
