@@ -45,7 +45,9 @@ class DestinationStatus(Shape):
         description="Events in the retry queue: `retry` wait for another try, `held` behind one, `again` were put back."
     )
     oldest_at: str | None = Field(description="When the oldest of them was tried first.")
-    unread: int = Field(description="Records of the log before it.")
+    lag: int = Field(
+        description="Records of the log that it has not read: of all sources, also what is not for it, and repeats."
+    )
     errors: Sequence[DeliveryError] = Field(description="The most frequent first.")
 
 

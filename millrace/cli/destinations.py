@@ -106,6 +106,7 @@ def check(names: tuple[str, ...], config: str | None, data: str | None, as_json:
 def status(name: str | None, since: datetime, data: str | None, url: str | None, as_json: bool) -> None:
     """How deliveries go: attempts, success rate, latency, what waits, errors with what to do.
 
+    The lag is what stands on the log before a destination, of all sources and filters: `millrace balance` has the events that are pending.
     With a name also an example of each error; secrets and values are struck out of it."""
     from millrace.client import NotFound
     from schemas.errors import ConfigError
@@ -201,14 +202,14 @@ def _print_table(found: list[dict[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("destination", "state"):
         table.add_column(column, no_wrap=True)
-    for column in ("attempts", "success", "p50", "p95", "p99", "waiting", "oldest", "unread"):
+    for column in ("attempts", "success", "p50", "p95", "p99", "waiting", "oldest", "lag (records)"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in found:
         rate = "–" if one["success_rate"] is None else f"{one['success_rate']:.2%}"
         latency = (_seconds(one["latency"][name]) for name in ("p50", "p95", "p99"))
         waiting = f"{sum(one['waiting'].values()):,}"
         table.add_row(
-            one["name"], one["state"], f"{one['attempts']:,}", rate, *latency, waiting, _age(one["oldest_at"]), f"{one['unread']:,}"
+            one["name"], one["state"], f"{one['attempts']:,}", rate, *latency, waiting, _age(one["oldest_at"]), f"{one['lag']:,}"
         )  # fmt: skip
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 

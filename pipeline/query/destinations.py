@@ -42,7 +42,7 @@ async def statuses(
     return DestinationStatuses(
         since=iso(since),
         destinations=[
-            _status(name, seen[name], _unread({p: at for (one, p), at in positions.items() if one == name}, bounds))
+            _status(name, seen[name], _lag({p: at for (one, p), at in positions.items() if one == name}, bounds))
             for name in names
         ],
     )
@@ -58,11 +58,11 @@ def _read(
     return observations.read(connection, names, since), {(name, partition): offset for name, partition, offset in rows}
 
 
-def _unread(positions: Mapping[int, int], bounds: Mapping[int, tuple[int, int]]) -> int:
+def _lag(positions: Mapping[int, int], bounds: Mapping[int, tuple[int, int]]) -> int:
     return sum(max(0, end - max(begin, positions.get(number, 0))) for number, (begin, end) in bounds.items())
 
 
-def _status(name: str, seen: Seen, unread: int) -> DestinationStatus:
+def _status(name: str, seen: Seen, lag: int) -> DestinationStatus:
     minute = seen.minute
     state, since, reason = seen.state or ("new", None, "")
     return DestinationStatus(
@@ -80,7 +80,7 @@ def _status(name: str, seen: Seen, unread: int) -> DestinationStatus:
         ),
         waiting=dict(sorted(seen.queue.waiting.items())),
         oldest_at=None if seen.queue.oldest is None else iso(seen.queue.oldest),
-        unread=unread,
+        lag=lag,
         errors=[
             _error(cause, count, seen.samples.get(cause))
             for cause, count in sorted(minute.causes.items(), key=lambda one: (-one[1], one[0]))[:MOST_ERRORS]

@@ -105,7 +105,7 @@ def test_a_destination_nobody_heard_of_is_new(database: Database) -> None:
         "latency": {"p50": None, "p95": None, "p99": None},
         "waiting": {},
         "oldest_at": None,
-        "unread": 0,
+        "lag": 0,
         "errors": [],
     }
 
@@ -281,3 +281,12 @@ async def test_the_engine_tells_of_what_it_tried(tmp_path: Path) -> None:
     assert (seen.minute.delivered, seen.minute.retried, seen.minute.rejected) == (2, 1, 1)
     assert {cause.code for cause in seen.samples} == {"http 503", "http 422"}
     world.close()
+
+
+async def test_the_lag_is_in_records_of_the_log_whoever_they_are_for(database: Database, tmp_path: Path) -> None:
+    world = DeliveryWorld(tmp_path)
+    for number in range(5):
+        await world.emit(f"m{number}", source="another")
+    world.close()
+    found = (await statuses(world.log, database, ["crm"], {})).json_object()
+    assert [one["lag"] for one in found["destinations"]] == [5]

@@ -24,7 +24,7 @@ STATUS: dict[str, Any] = {
     "latency": {"p50": 0.012, "p95": 2.5, "p99": None},
     "waiting": {"held": 3, "retry": 1},
     "oldest_at": None,
-    "unread": 12_345,
+    "lag": 12_345,
     "errors": [
         {
             "code": "http 422",
