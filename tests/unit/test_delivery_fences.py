@@ -64,6 +64,21 @@ async def test_an_event_waits_until_what_its_profile_absorbed_is_delivered(world
     assert world.tried()[1:] == [("ann 1",), ("ann 2",)]
 
 
+async def test_an_event_waits_for_what_was_under_way_when_it_was_read(world: DeliveryWorld) -> None:
+    gate = Gate("bob 1")
+    world.limits = replace(QUICK, patience=0.01)
+    world.add(gate)
+    await world.emit("bob 1", "bob", partition=BOB)
+    world.start()
+    await gate.asked.wait()
+    await world.emit("ann 1", "ann", partition=ANN, fences=[Fence("bob", BOB, 1)])
+    await world.emit("eve 1", "eve", partition=ANN)
+    await world.until(lambda: _delivered(world, 1))
+    gate.open.set()
+    await world.until_idle()
+    assert world.tried() == [("bob 1",), ("eve 1",), ("ann 1",)]
+
+
 async def test_an_event_waits_while_what_its_profile_absorbed_is_tried_again(world: DeliveryWorld) -> None:
     world.add(by_id({"bob 1": [Retry("http 503"), Retry("http 503")]}))
     await a_merge(world)
