@@ -64,6 +64,24 @@ def test_who_had_nothing_to_send_is_owed_nothing() -> None:
     assert sending.take(100) == {"early": 50, "late": 50}
 
 
+def test_whose_turn_comes_late_makes_nobody_owed_what_went_before() -> None:
+    shares = Shares()
+    for source in ("early", "slow"):
+        shares.begins(source)
+    for source in ("early", "early", "slow"):  # the slow one's events were still under way
+        shares.took(source, 5)
+    shares.begins("late")
+    assert {source: shares.had(source) for source in ("early", "slow", "late")} == {"early": 10, "slow": 5, "late": 5}
+
+
+def test_where_another_waits_half_of_what_may_go_is_a_sources_part_and_the_odd_one() -> None:
+    shares = Shares()
+    shares.begins("a")
+    assert [shares.part("a", room) for room in (1, 2, 5)] == [1, 2, 5]
+    shares.begins("b")
+    assert [shares.part("a", room) for room in (1, 2, 5)] == [1, 1, 3]
+
+
 def test_a_profile_with_many_events_does_not_take_the_whole_call_of_an_atomic_destination() -> None:
     sending = Sending()
     sending.send("loud", MANY, profile="somebody")
