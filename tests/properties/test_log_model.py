@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pipeline.log.contract import Batch, Record, Retention
 from pipeline.log.embedded import EmbeddedLog, open_embedded
-from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, segment_of
+from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, packed, segment_of
 from pipeline.log.embedded.subscription import EmbeddedSubscription
 from schemas.errors import PartitionLost
 from schemas.topics import EVENTS, partition_of
@@ -164,7 +164,7 @@ class LogMachine(RuleBasedStateMachine):
         after = self.root / str(self.lives)
         shutil.copytree(self.folder, after)
         tail = self.log._journals[EVENTS].tail()
-        buffers, _ = encode_frame([[(b"a", b"not ", b"acknowledged", 1)], [], []], tail, 1)
+        buffers, _ = encode_frame(packed([[(b"a", b"not ", b"acknowledged", 1)], [], []]), tail, 1)
         frame = b"".join(buffers)
         descriptor = os.open(after / EVENTS / f"{segment_of(tail.at):010}.segment", os.O_RDWR)
         os.pwrite(descriptor, frame[: int((len(frame) - 8) * torn)] + garbage, tail.at & POSITION_MASK)

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from pipeline.log.contract import MAX_RECORD_BYTES, Record, Retention, drafts_of
 from pipeline.log.embedded import EmbeddedLog, open_embedded
-from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, frame_at, is_intact, segment_of
+from pipeline.log.embedded.frame import POSITION_MASK, encode_frame, frame_at, is_intact, packed, segment_of
 from pipeline.log.embedded.groups import assignment
 from pipeline.log.embedded.journal import PIECE, SIZEABLE, ZERO_AHEAD, Journal
 from pipeline.log.embedded.reader import Cursor, Finder, read_forward
@@ -51,7 +51,7 @@ def journal(folder: Path, *, partitions: int = 1, retention: Retention = KEPT) -
 
 
 def commit(opened: Journal, *values: bytes) -> None:
-    opened.commit([[drafts_of([record(value) for value in values]).rows]])
+    opened.commit([packed([drafts_of([record(value) for value in values]).rows])])
 
 
 def values(opened: Journal) -> list[bytes]:
@@ -157,7 +157,7 @@ def test_bytes_that_a_killed_writer_did_not_publish_are_overwritten(folder: Path
         commit(opened, b"one")
         tail = opened.tail()
         buffers, _ = encode_frame(
-            [drafts_of([record(b"never acknowledged, and longer than the next one")]).rows], tail, 1
+            packed([drafts_of([record(b"never acknowledged, and longer than the next one")]).rows]), tail, 1
         )
         damage(folder, tail.at & POSITION_MASK, b"".join(buffers))
         assert values(opened) == [b"one"]
@@ -184,8 +184,8 @@ def test_a_frame_left_over_behind_the_last_one_is_not_taken_for_the_next(folder:
     """Two frames that were never acknowledged; the first is overwritten by one of the same length, the second is whole."""
     with journal(folder) as opened:
         tail = opened.tail()
-        first, after_first = encode_frame([drafts_of([record(b"lost 1")]).rows], tail, 1)
-        second, _ = encode_frame([drafts_of([record(b"lost 2")]).rows], after_first, 1)
+        first, after_first = encode_frame(packed([drafts_of([record(b"lost 1")]).rows]), tail, 1)
+        second, _ = encode_frame(packed([drafts_of([record(b"lost 2")]).rows]), after_first, 1)
         damage(folder, tail.at & POSITION_MASK, b"".join((*first, *second)))
         commit(opened, b"kept 1")
         assert opened.end == after_first.at
@@ -197,7 +197,7 @@ def test_a_frame_left_over_behind_the_last_one_is_not_taken_for_the_next(folder:
 def test_a_frame_is_one_only_in_the_place_that_it_was_written_for(folder: Path) -> None:
     with journal(folder) as opened:
         tail = opened.tail()
-    whole = b"".join(encode_frame([drafts_of([record(b"one")]).rows], tail, 1)[0])
+    whole = b"".join(encode_frame(packed([drafts_of([record(b"one")]).rows]), tail, 1)[0])
     found = frame_at(whole, 0, tail.at)
     assert found is not None
     assert is_intact(found, whole, 0)
@@ -209,7 +209,7 @@ def test_a_frame_that_was_whole_when_the_machine_died_is_taken(folder: Path) -> 
     with journal(folder) as opened:
         commit(opened, b"one")
         tail = opened.tail()
-        buffers, _ = encode_frame([drafts_of([record(b"two")]).rows], tail, 1)
+        buffers, _ = encode_frame(packed([drafts_of([record(b"two")]).rows]), tail, 1)
     restarted = copied(folder, "restarted")
     damage(restarted, tail.at & POSITION_MASK, b"".join(buffers))
     with journal(restarted) as opened:
@@ -505,7 +505,7 @@ def test_every_offset_and_time_is_found_across_segments(folder: Path) -> None:
             for kept, group in zip(stamps, groups, strict=True):
                 kept += [one.timestamp for one in group]
             if any(groups):
-                opened.commit([[drafts_of(group).rows for group in groups]])
+                opened.commit([packed([drafts_of(group).rows for group in groups])])
         assert segment_of(opened.end) > 3
         for partition, kept in enumerate(stamps):
             for offset in range(len(kept)):
@@ -519,7 +519,7 @@ def test_every_offset_and_time_is_found_across_segments(folder: Path) -> None:
 def test_a_record_from_the_future_does_not_hide_the_times_after_it_was_removed(folder: Path) -> None:
     with journal(folder, retention=SMALL_SEGMENTS) as opened:
         for timestamp in (1_000_000, *range(20)):
-            opened.commit([[drafts_of([record(bytes(100_000), timestamp)]).rows]])
+            opened.commit([packed([drafts_of([record(bytes(100_000), timestamp)]).rows])])
         earliest = opened.first().tail.next_offsets[0]
         assert earliest > 5
         assert Finder(opened).first_since(0, 18) == 19

@@ -123,9 +123,18 @@ class Block(NamedTuple):
     reserved: int
 
 
-def encode_frame(groups: Sequence[Sequence[Draft]], tail: Tail, written: int) -> tuple[Sequence[bytes], Tail]:
-    """The buffers of the frame that appends `groups` (records per partition, one at least) at `tail`, and the tail after it."""
-    next_offsets, highs = list(tail.next_offsets), list(tail.highs)
+class Packed(NamedTuple):
+    """Records as they lie in a frame, wherever in the journal that will be: everything but its header and table. `parts` has partition, number
+    of records and highest timestamp of those that have any, in order."""
+
+    parts: Sequence[tuple[int, int, int]]
+    records: int
+    data: bytes
+
+
+def packed(groups: Sequence[Sequence[Draft]]) -> Packed:
+    """The records of each partition, one at least. To be called where the records were made: there they are at hand, and on
+    another core they would all have to be fetched."""
     flat: list[Any] = list(chain.from_iterable(chain.from_iterable(groups)))
     timestamps: list[int] = flat[3::4]
     del flat[3::4]
@@ -134,24 +143,34 @@ def encode_frame(groups: Sequence[Sequence[Draft]], tail: Tail, written: int) ->
     ends = [0] * (2 * len(timestamps) + 1)
     ends[::2] = ends_of_pieces[::3]  # of values
     ends[1::2] = ends_of_pieces[1::3]  # of keys
-    table: list[bytes] = []
+    parts: list[tuple[int, int, int]] = []
     first = 0
     for partition, group in enumerate(groups):
         if group:
             count = len(group)
-            highs[partition] = high = max(highs[partition], *timestamps[first : first + count])
-            table.append(_BLOCK.pack(partition, count, next_offsets[partition], high, first, 0))
-            next_offsets[partition] += count
+            parts.append((partition, count, max(timestamps[first : first + count])))
             first += count
-    length = FRAME_HEADER_SIZE + _BLOCK.size * len(table) + 8 * first + 4 * len(ends) + ends[-1]
-    padding = _PAD[-length % 8]
-    length += len(padding)
     numbers = pack(f"<{first}q{len(ends)}I", *timestamps, *ends)
-    body = b"".join((*table, numbers, *pieces, padding))
-    fields = (length, tail.chain, tail.at, written, len(table), first)
-    crc = crc32(body, crc32(_FRAME.pack(_FRAME_MAGIC, 0, *fields)[_UNCHECKED:]))
-    header = _FRAME.pack(_FRAME_MAGIC, crc, *fields)
-    return (header, body), Tail(tail.at + length, crc, written, next_offsets, highs)
+    padding = _PAD[-(len(numbers) + ends[-1]) % 8]
+    return Packed(parts, first, b"".join((numbers, *pieces, padding)))
+
+
+def encode_frame(records: Packed, tail: Tail, written: int) -> tuple[Sequence[bytes], Tail]:
+    """The buffers of the frame that appends records at `tail`, and the tail after it."""
+    next_offsets, highs = list(tail.next_offsets), list(tail.highs)
+    table: list[bytes] = []
+    first = 0
+    for partition, count, highest in records.parts:
+        highs[partition] = high = max(highs[partition], highest)
+        table.append(_BLOCK.pack(partition, count, next_offsets[partition], high, first, 0))
+        next_offsets[partition] += count
+        first += count
+    length = FRAME_HEADER_SIZE + _BLOCK.size * len(table) + len(records.data)
+    fields = (length, tail.chain, tail.at, written, len(table), records.records)
+    blocks = b"".join(table)
+    crc = crc32(records.data, crc32(_FRAME.pack(_FRAME_MAGIC, 0, *fields)[_UNCHECKED:] + blocks))
+    header = _FRAME.pack(_FRAME_MAGIC, crc, *fields) + blocks
+    return (header, records.data), Tail(tail.at + length, crc, written, next_offsets, highs)
 
 
 def frame_at(buffer: bytes, start: int, at: int) -> Frame | None:

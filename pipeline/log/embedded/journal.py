@@ -20,11 +20,12 @@ from typing import Final
 import orjson
 import structlog
 
-from pipeline.log.contract import Draft, Retention
+from pipeline.log.contract import Retention
 from pipeline.log.embedded import scrub
 from pipeline.log.embedded.frame import (
     NEVER,
     POSITION_MASK,
+    Packed,
     SegmentHeader,
     Tail,
     blocks_of,
@@ -124,14 +125,14 @@ class Journal:
 
     # ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def commit(self, frames: Sequence[Sequence[Sequence[Draft]]]) -> None:
-        """Appends frames, each a list of records per partition, and returns when they are durable and published.
+    def commit(self, frames: Sequence[Packed]) -> None:
+        """Appends frames, and returns when they are durable and published.
 
         Raises Unavailable; then a first part of the frames may be durable."""
         with self._writing():
             tail = self._known.tail
-            for groups in frames:
-                tail = self._write(groups, tail)
+            for records in frames:
+                tail = self._write(records, tail)
             self._sync_and_publish(tail)
 
     def expire(self, now: float | None = None) -> int:
@@ -166,15 +167,15 @@ class Journal:
             except OSError as error:
                 raise self._unavailable(error) from error
 
-    def _write(self, groups: Sequence[Sequence[Draft]], tail: Tail) -> Tail:
+    def _write(self, records: Packed, tail: Tail) -> Tail:
         now = int(time.time() * 1000)
-        buffers, after = encode_frame(groups, tail, now)
+        buffers, after = encode_frame(records, tail, now)
         if self._must_roll(tail, after.at - tail.at, now):
             if tail.at != self._known.tail.at:
                 self._sync_and_publish(tail)
             tail = self._roll(tail)
             self._remove_expired(now / 1000)
-            buffers, after = encode_frame(groups, tail, now)
+            buffers, after = encode_frame(records, tail, now)
         at, end = tail.at & POSITION_MASK, after.at & POSITION_MASK
         if end - self._zeroed > SIZEABLE:
             self._grow(buffers, at, end)

@@ -1,6 +1,7 @@
 """Group commit: appends of many tasks, gathered while the last commit runs, made durable by one fdatasync.
 
-One thread per topic, started by the first append. Bytes in flight are bounded: an append waits its turn when too many are.
+Those of one turn of the loop become a frame, so that nothing but writing is left to the thread, one per topic, started by the
+first append. Bytes in flight are bounded: an append waits its turn when too many are.
 """
 
 import asyncio
@@ -14,12 +15,13 @@ import structlog
 from isal.isal_zlib import crc32
 
 from pipeline.log.contract import Draft, Record, drafts_of
+from pipeline.log.embedded.frame import Packed, packed
 from pipeline.log.embedded.journal import Journal
 from schemas.errors import Unavailable
 
 log = structlog.get_logger()
 
-MAX_IN_FLIGHT: Final = 32 << 20  # bytes of a topic that wait to be durable; one larger append goes alone
+MAX_IN_FLIGHT: Final = 16 << 20  # bytes of a topic that wait to be durable, each held as record and in a frame; one larger append goes alone
 MAX_COMMIT: Final = 8 << 20
 MAX_FRAME: Final = 1 << 20
 RECORD_OVERHEAD: Final = 128  # what a record costs in memory besides its bytes
@@ -31,6 +33,14 @@ class _Append(NamedTuple):
     done: asyncio.Future[None]
 
 
+class _Turn(NamedTuple):
+    """What one turn of the loop appended."""
+
+    appends: Sequence[_Append]
+    frames: Sequence[Packed]
+    size: int
+
+
 class Writer:
     """Appends to one journal. All methods belong to the event loop that it was made in."""
 
@@ -39,7 +49,8 @@ class Writer:
         self._journal = journal
         self._published = published
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._appended: list[_Append] = []  # in this turn of the loop
+        self._queue: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._in_flight = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._idle = asyncio.Event()
@@ -55,11 +66,10 @@ class Writer:
             return
         size = drafts.size + RECORD_OVERHEAD * len(drafts.rows)
         await self._admit(size)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"log-{self._journal.folder.name}", daemon=True)
-            self._thread.start()
+        if not self._appended:
+            self._loop.call_soon(self._hand_over)
         done: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put(_Append(drafts.rows, size, done))
+        self._appended.append(_Append(drafts.rows, size, done))
         await done
 
     async def close(self) -> None:
@@ -69,6 +79,18 @@ class Writer:
         if self._thread is not None:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        appends, self._appended = self._appended, []
+        try:
+            frames = list(frames_of(appends, self._journal.partitions))
+        except Exception as error:
+            self._resolve(appends, error)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"log-{self._journal.folder.name}", daemon=True)
+            self._thread.start()
+        self._queue.put(_Turn(appends, frames, sum([append.size for append in appends])))
 
     async def _admit(self, size: int) -> None:
         if self._closed:
@@ -106,24 +128,24 @@ class Writer:
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
-            appends = self._gather(first)
+            turns = self._gather(first)
             error: Exception | None = None
             try:
-                self._journal.commit(list(frames(appends, self._journal.partitions)))
+                self._journal.commit([frame for turn in turns for frame in turn.frames])
             except Exception as raised:
                 error = raised
-            self._loop.call_soon_threadsafe(self._resolve, appends, error)
+            self._loop.call_soon_threadsafe(self._resolve, [one for turn in turns for one in turn.appends], error)
 
-    def _gather(self, first: _Append) -> list[_Append]:
-        appends, size = [first], first.size
+    def _gather(self, first: _Turn) -> Sequence[_Turn]:
+        turns, size = [first], first.size
         while size < MAX_COMMIT and not self._queue.empty():
             following = self._queue.get()
             if following is None:
                 self._queue.put(None)
                 break
-            appends.append(following)
+            turns.append(following)
             size += following.size
-        return appends
+        return turns
 
     def _report(self, error: Exception | None) -> None:
         """One line when appends begin to fail, one when they succeed again; every unforeseen error with its trace."""
@@ -148,13 +170,13 @@ class Writer:
         self._report(error)  # last: where the disk is full, writing a log line may fail as well
 
 
-def frames(appends: Sequence[_Append], partitions: int) -> Iterator[list[list[Draft]]]:
-    """Cuts appends into frames of about MAX_FRAME bytes, each a list of records per partition, in order."""
+def frames_of(appends: Sequence[_Append], partitions: int) -> Iterator[Packed]:
+    """Frames of about MAX_FRAME bytes, in order."""
     groups: list[list[Draft]] = [[] for _ in range(partitions)]
     size = 0
     for append in appends:
         if size and size + append.size > MAX_FRAME:
-            yield groups
+            yield packed(groups)
             groups, size = [[] for _ in range(partitions)], 0
         if append.size <= MAX_FRAME:
             for row in append.rows:
@@ -165,7 +187,7 @@ def frames(appends: Sequence[_Append], partitions: int) -> Iterator[list[list[Dr
             groups[crc32(row[0]) % partitions].append(row)
             size += len(row[0]) + len(row[1]) + len(row[2]) + RECORD_OVERHEAD
             if size >= MAX_FRAME:
-                yield groups
+                yield packed(groups)
                 groups, size = [[] for _ in range(partitions)], 0
     if size:
-        yield groups
+        yield packed(groups)
