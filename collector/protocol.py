@@ -7,9 +7,8 @@ client may take. Built on internals of uvicorn that `tests/unit/test_uvicorn_int
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import httptools
 import structlog
@@ -21,6 +20,7 @@ from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
 from collector.headers import Headers, client_ip, content_encoding
 from collector.intake import WIRE_LIMIT, Exchange, Intake
+from collector.known_heads import KnownHead, KnownHeads, template
 from collector.routes import ROUTES, Route
 from schemas.errors import Refused, Unavailable
 
@@ -41,8 +41,6 @@ class Limits:
     pipeline: int = 64  # requests that wait for their answer; then reading pauses
 
 
-KNOWN_HEADS: Final = 4_096
-KNOWN_HEAD_BYTES: Final = 2_048
 KNOWN_ORIGINS: Final = 256
 
 _ROUTES: Final = {path.encode(): route for path, route in ROUTES.items()}
@@ -80,18 +78,6 @@ class _Cycle:
         self.cycle, self.app, self.started = cycle, app, False
 
 
-class _KnownHead(NamedTuple):
-    """What the parser made of a request's head that may come again, to the byte."""
-
-    route: Route
-    length: int  # of the body
-    keep_alive: bool
-    authorization: bytes | None
-    origin: bytes | None
-    encoding: bytes
-    forwarded: Sequence[bytes]  # the values of X-Forwarded-For
-
-
 class IngestProtocol(HttpToolsProtocol):
     """One connection. Made by `protocol_class`."""
 
@@ -99,9 +85,7 @@ class IngestProtocol(HttpToolsProtocol):
     trusted_hops: int
     limits: Limits
     sweeper: "_Sweeper"
-    known_heads: dict[bytes, _KnownHead]
-    """Heads of requests that came in one piece with their bodies. A client repeats its head, so most requests need no parser:
-    what it says of these very bytes is known. Bounded, and shared by all connections of a server."""
+    known_heads: KnownHeads  # shared by all connections of a server
 
     def __init__(
         self,
@@ -122,8 +106,8 @@ class IngestProtocol(HttpToolsProtocol):
         self._size = 0
         self._expected = 0
         self._chunk = 0  # bytes of what is being parsed
-        self._whole = b""  # the head in what is being parsed, when all of it is there
-        self._after_head = 0  # bytes that follow it there
+        self._head = b""  # of the first request in what is being parsed, when all of it is there
+        self._missing = 0  # bytes of a body that are to come past the parser
         self._head_bytes = 0
         self._head_goes_on = False  # since the chunk before
         self._version = ""
@@ -175,15 +159,20 @@ class IngestProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._ending:
             return
+        if self._missing:
+            self._take_part(data)
+            return
         before = self._state
         if before == _IDLE:
             end = data.find(b"\r\n\r\n") + 4
-            known = self.known_heads.get(data[:end])
-            if known is not None and known.length == len(data) - end:
-                self._take_whole(known, data[end:])
-                return
-            self._whole = data[:end] if end > 3 else b""
-            self._after_head = len(data) - end
+            key, digits = template(data, end)
+            known = self.known_heads.get(key)
+            if known is not None and digits.isdigit() and len(digits) < 10:
+                length = int(digits)
+                if length >= len(data) - end:
+                    self._take(known, length, data[end:])
+                    return
+            self._head = data[:end] if end > 3 else b""
         self._chunk = len(data)
         self._head_goes_on = before == _HEAD
         if before == _BODY:
@@ -202,44 +191,50 @@ class IngestProtocol(HttpToolsProtocol):
             if self._head_bytes > self.limits.head_bytes:
                 self._break_off(self._too_long_a_head())
 
-    def _take_whole(self, known: _KnownHead, body: bytes) -> None:
-        """A request whose head was parsed before, and whose body is all there. The parser stands between two requests and is
+    def _take(self, known: KnownHead, length: int, body: bytes) -> None:
+        """A request whose head was parsed before, and its body as far as it has arrived. The parser stands between two requests and is
         none the wiser."""
         turn = _Turn(self, known.origin, known.keep_alive)
         self._turns.append(turn)
         ip = self._peer
         if self.trusted_hops:
             ip = client_ip(self.client[0] if self.client else None, known.forwarded, self.trusted_hops)
+        missing = length - len(body)
+        if missing:
+            self._enter(_BODY)
+            self._begun = self._since
+            self._taking = turn
         intake = self.intake
         try:
-            source = intake.begin(turn, known.authorization, known.length)
+            source = intake.begin(turn, known.authorization, length)
         except Refused as refused:
+            if missing:
+                self._end_early()
             intake.refuse(turn, refused)
         except Unavailable as unavailable:
+            if missing:
+                self._end_early()
             intake.put_off(turn, unavailable)
         else:
+            if missing:
+                self._missing = missing
+                self._parts = [body]
+                self._route, self._source, self._encoding, self._ip = known.route, source, known.encoding, ip
+                return
             intake.take(turn, known.route, source, body, known.encoding, ip)
             if len(self._turns) >= self.limits.pipeline:
                 self.flow.pause_reading()
 
-    def _remember(self, turn: _Turn, length: int) -> None:
-        """Keeps what was learnt of a head that came in one piece with its body and nothing else."""
-        if length != self._after_head or not self._whole or not turn.keep_alive:
-            return
-        headers = dict(self.headers)
-        if b"expect" in headers or b"transfer-encoding" in headers or len(self._whole) > KNOWN_HEAD_BYTES:
-            return
-        if len(self.known_heads) >= KNOWN_HEADS:
-            self.known_heads.clear()
-        self.known_heads[self._whole] = _KnownHead(
-            self._route,
-            length,
-            turn.keep_alive,
-            headers.get(b"authorization"),
-            turn.origin,
-            self._encoding,
-            [value for name, value in self.headers if name == b"x-forwarded-for"],
-        )
+    def _take_part(self, data: bytes) -> None:
+        """More of the body of such a request, and perhaps what follows it."""
+        self._since = self.loop.time()
+        part = data[: self._missing]
+        self._missing -= len(part)
+        self._parts.append(part)
+        if not self._missing:
+            self._complete()
+            if len(part) < len(data):
+                self.data_received(data[len(part) :])
 
     def _without_upgrade(self, rest: bytes) -> bytes:
         """What is to be parsed instead. There is no protocol that we could change to, so the request is one like others; but the parser skips the body
@@ -349,17 +344,23 @@ class IngestProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._ending or self._state == _HEAD:  # the parser skipped the body for the sake of an upgrade
             return
-        turn = self._taking
+        turn, head, self._head = self._taking, self._head, b""
         self._state = _IDLE
         if turn is None:
             super().on_message_complete()
             return
+        if head and turn.keep_alive:
+            self.known_heads.learn(head, self.headers, self._route, turn.keep_alive)
+        self._complete()
+
+    def _complete(self) -> None:
+        """The whole body is there."""
+        turn, parts = self._taking, self._parts
+        assert turn is not None
+        self._state = _IDLE
         self._taking = None
-        parts = self._parts
         self._parts = []
         wire = parts[0] if len(parts) == 1 else b"".join(parts)
-        if self._whole:
-            self._remember(turn, len(wire))
         self.intake.take(turn, self._route, self._source, wire, self._encoding, self._ip)
         if len(self._turns) >= self.limits.pipeline:
             self.flow.pause_reading()
@@ -424,6 +425,7 @@ class IngestProtocol(HttpToolsProtocol):
         turn.keep_alive = False
         self._taking = None
         self._parts = []
+        self._missing = 0
         self._ending = True
 
     def _forwarded_ip(self) -> str | None:
@@ -636,6 +638,6 @@ def protocol_class(intake: Intake, *, trusted_hops: int = 0, limits: Limits | No
         "trusted_hops": trusted_hops,
         "limits": limits or Limits(),
         "sweeper": _Sweeper(),
-        "known_heads": {},
+        "known_heads": KnownHeads(),
     }
     return type("BoundIngestProtocol", (IngestProtocol,), members)

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -11,7 +12,8 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from collector.app import Collector, Message, Receive, Scope, Send, create_collector
-from collector.protocol import KNOWN_HEADS, Limits, protocol_class
+from collector.known_heads import MOST
+from collector.protocol import Limits, protocol_class
 from tests.contracts.test_http import BATCH, SUCCESS, single
 from tests.http import Client, Server, chunked, connected, head, post
 from tests.unit.test_collector import RecordingLog
@@ -358,8 +360,85 @@ async def test_a_head_that_comes_again_is_taken_as_it_was_the_first_time(
     port, heads = known
     numbered = [post("/v1/t", single(f"m{n}")) for n in range(5)]
     assert await statuses(port, *numbered) == [200] * 5
-    assert list(heads) == [numbered[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"]
+    assert list(heads) == [b"POST /v1/t HTTP/1.1\r\nHost: cdp.example\r\nContent-Length: \r\n\r\n"]
     assert [event.message_id for event in log.events] == [f"m{n}" for n in range(5)]
+
+
+async def test_a_known_head_may_have_bodies_of_any_length(
+    known: tuple[int, dict[bytes, Any]], log: RecordingLog
+) -> None:
+    port, heads = known
+    lengths = [post("/v1/t", single(f"m{n}", properties={"p": "x" * n})) for n in (0, 7, 70, 700, 7_000)]
+    assert await statuses(port, *lengths, post("/v1/t", b""), post("/v1/t", b"{")) == [200] * 5 + [400] * 2
+    assert (len(heads), len(log.events)) == (1, 5)
+
+
+async def test_bodies_of_known_heads_may_be_cut_anywhere_and_run_into_each_other(
+    known: tuple[int, dict[bytes, Any]], log: RecordingLog
+) -> None:
+    """As a stream in pieces of every size; what lies between them is for the parser again."""
+    port, heads = known
+    ids = [f"m{n}" for n in range(40)]
+    requests = [post("/v1/t", single(one, properties={"p": "x" * (17 * n)})) for n, one in enumerate(ids)]
+    assert await statuses(port, requests[0]) == [200]
+    stream = b"".join(requests)
+    async with connected(port) as client:
+        at = 0
+        for size in itertools.cycle((1, 300, 41, 977, 5_000, 7)):
+            client.send(stream[at : at + size])
+            await asyncio.sleep(0.001)
+            at += size
+            if at >= len(stream):
+                break
+        assert [await client.status() for _ in requests] == [200] * 40
+    assert [event.message_id for event in log.events] == ["m0", *ids]
+    assert len(heads) == 1
+
+
+async def test_a_number_that_is_not_the_bodys_does_not_become_known(known: tuple[int, dict[bytes, Any]]) -> None:
+    port, heads = known
+    length = f"Content-Length: {len(BODY)}"
+    for other in ("X-Length: 5", "X-Content-Length: 5", "Content-Length : 5"):
+        request = head("/v1/t", other, length) + BODY
+        async with connected(port) as client:
+            client.send(request)
+            await client.reply()
+    assert heads == {}
+
+
+async def test_who_hangs_up_within_the_body_of_a_known_head_leaves_nothing(
+    known: tuple[int, dict[bytes, Any]], collector: Collector, log: RecordingLog
+) -> None:
+    port, _ = known
+    request = post("/v1/t", BODY)
+    assert await statuses(port, request) == [200]
+    async with connected(port) as client:
+        client.send(request[:-5])
+    while not collector.counts.disconnected:
+        await asyncio.sleep(0.01)
+    assert (len(log.events), collector.in_flight_bytes) == (1, 0)
+
+
+async def test_who_falls_silent_within_the_body_of_a_known_head_is_told_to_send_again(collector: Collector) -> None:
+    request = post("/v1/t", BODY)
+    async with Server(collector, protocol_class(collector.intake, limits=FAST)).running() as port:
+        assert await statuses(port, request) == [200]
+        async with connected(port) as client:
+            client.send(request[:-5])
+            assert await client.status() == 503
+            assert await client.is_closed()
+    assert collector.in_flight_bytes == 0
+
+
+async def test_a_body_of_a_known_head_that_says_it_is_too_large_is_answered_before_it_is_sent(
+    known: tuple[int, dict[bytes, Any]],
+) -> None:
+    port, _ = known
+    assert await statuses(port, post("/v1/t", BODY)) == [200]
+    async with connected(port) as client:
+        client.send(head("/v1/t", "Content-Length: 9000000") + b"{")
+        assert await code(client) == (400, "body_too_large")
+        assert await client.is_closed()
 
 
 async def test_a_known_head_says_nothing_of_another_body(known: tuple[int, dict[bytes, Any]]) -> None:
@@ -393,7 +472,7 @@ async def test_nothing_broken_becomes_known(known: tuple[int, dict[bytes, Any]],
 async def test_known_heads_are_bounded(known: tuple[int, dict[bytes, Any]]) -> None:
     port, heads = known
     async with connected(port) as client:
-        for n in range(KNOWN_HEADS + 10):
+        for n in range(MOST + 10):
             client.send(head("/v1/t", f"X-Number: {n}", LENGTH) + BODY)
             assert (await client.reply()).status == 200
-    assert 0 < len(heads) <= KNOWN_HEADS
+    assert 0 < len(heads) <= MOST
