@@ -216,7 +216,7 @@ async def test_calls_in_flight_never_share_a_profile(world: DeliveryWorld) -> No
 
 
 async def test_one_bad_item_never_fails_its_neighbours(world: DeliveryWorld) -> None:
-    world.add(by_id({"m3": [Rejected("http 400")], "m4": [Retry("http 429")]}))
+    world.add(by_id({"m3": [Rejected("http 400")], "m4": [Retry("http 429", after=0.1)]}))
     for number in range(1, 6):
         await world.emit(f"m{number}", f"p{number}")
     await world.run_until_idle()
@@ -576,7 +576,7 @@ async def test_stopping_writes_what_is_known_though_another_event_cannot_be_read
     async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
         if batch[0]["messageId"] == "c1":
             await loop.create_future()
-        return [Retry("http 503", after=0.0) if one["messageId"] == "a1" else DELIVERED for one in batch]
+        return [Retry("http 503", after=0.05) if one["messageId"] == "a1" else DELIVERED for one in batch]
 
     def away(*_: object) -> None:
         loop.call_soon_threadsafe(asked.set)

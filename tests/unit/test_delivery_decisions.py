@@ -419,6 +419,34 @@ def test_outstanding_events_are_taken_over_with_their_waits() -> None:
     assert names(lanes.take(late=True, most=9, several=True)) == ["a1", "a2"]
 
 
+def test_a_profile_that_waits_is_not_ready_for_what_comes_behind() -> None:
+    lanes = lanes_of(("a1", "ann"))
+    (first,) = lanes.take(late=False, most=9, several=False)
+    lanes.wait(first.lane, 50.0, asked=False)
+    lanes.give_back(first.lane, [first])
+    lanes.add(Item(first.lane, 1, "web", "a2"))
+    assert (lanes.has_fresh, lanes.next_due) == (False, 50.0)
+
+
+def test_a_service_that_is_back_gets_what_our_schedule_held_and_not_what_it_asked_to_have_later() -> None:
+    lanes = lanes_of(("a1", "ann"), ("b1", "bob"))
+    for item, asked in zip(lanes.take(late=False, most=9, several=False), (False, True), strict=True):
+        lanes.wait(item.lane, 50.0, asked=asked)
+        lanes.give_back(item.lane, [item])
+    lanes.wake_all(7.0)
+    lanes.wake(7.0)
+    assert names(lanes.take(late=False, most=9, several=False)) == ["a1"]
+
+
+def test_what_was_put_back_goes_before_later_events_that_come_back_from_an_attempt() -> None:
+    lanes = lanes_of(("a0", "ann"), ("a1", "ann"), ("a2", "ann"))
+    taken = lanes.take(late=False, most=3, several=True)
+    lanes.put_back(0, [Listed(1, "retry", "web", "ann", "dead", 1, "http 422", 0, 0)])
+    lanes.give_back(taken[0].lane, taken[2:])
+    lanes.wake(1.0)
+    assert names(taken[0].lane.queue) == ["dead", "a2"]
+
+
 def test_lanes_of_a_lost_partition_are_never_taken() -> None:
     lanes = lanes_of(("a1", "ann"))
     lanes.drop(0)
