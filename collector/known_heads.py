@@ -10,7 +10,9 @@ from collector.routes import Route
 
 MOST: Final = 4_096
 MOST_BYTES: Final = 2_048
+DIGITS: Final = 9  # more are for the parser to refuse
 _LENGTH: Final = b"ength: "
+_LENGTH_SIZE: Final = len(_LENGTH)
 
 
 class KnownHead(NamedTuple):
@@ -24,29 +26,43 @@ class KnownHead(NamedTuple):
     forwarded: Sequence[bytes]  # the values of X-Forwarded-For
 
 
-def template(data: bytes, end: int) -> tuple[bytes, bytes]:
-    """The head that ends at `end`, without the number behind the first field whose name ends in length; and that number. What has no
-    such field has no template that `learn` keeps."""
-    at = data.find(_LENGTH, 0, end) + len(_LENGTH)
-    stop = data.find(b"\r", at, end)
-    return data[:at] + data[stop:end], data[at:stop]
+class KnownHeads:
+    """Heads by what there is of them beside the number behind the first field whose name ends in length; that of the body, as `learn` makes
+    sure. Bounded: rather than finding out which are old, all are forgotten."""
 
+    def __init__(self) -> None:
+        self._heads: dict[bytes, KnownHead] = {}
+        self._numbers: dict[bytes, int] = {}
 
-class KnownHeads(dict[bytes, KnownHead]):
-    """By template. Bounded: rather than finding out which are old, all are forgotten."""
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def find(self, data: bytes) -> tuple[KnownHead, int, int] | None:
+        """The head that data begins with, the length of its body, and where that begins."""
+        end = data.find(b"\r\n\r\n") + 4
+        at = data.find(_LENGTH, 0, end) + _LENGTH_SIZE
+        stop = data.find(b"\r", at, end)
+        known = self._heads.get(data[:at] + data[stop:end])
+        if known is None:
+            return None
+        length = self._numbers.get(data[at:stop])
+        if length is None and (length := self._number(data[at:stop])) is None:
+            return None
+        return known, length, end
 
     def learn(self, head: bytes, headers: Headers, route: Route, keep_alive: bool) -> None:
-        """Keeps what `headers` say, which the parser found in a whole head; if the number that its template lacks is that of the body, and
-        nothing else in it tells where the body ends or how it comes."""
+        """Keeps what `headers` say, which the parser found in a whole head, if nothing but one number says where the body ends."""
         values = dict(headers)
         if len(head) > MOST_BYTES or not values.keys().isdisjoint(_PECULIAR):
             return
-        key, digits = template(head, len(head))
-        if not digits.isdigit() or values.get(b"content-length") != digits or not _is_of_the_body(head):
+        at = head.find(_LENGTH) + _LENGTH_SIZE
+        stop = head.find(b"\r", at)
+        name = head[head.rfind(b"\n", 0, at) + 1 : at]
+        if name.lower() != b"content-length: " or values.get(b"content-length") != head[at:stop]:
             return
-        if len(self) >= MOST:
-            self.clear()
-        self[key] = KnownHead(
+        if len(self._heads) >= MOST:
+            self._heads.clear()
+        self._heads[head[:at] + head[stop:]] = KnownHead(
             route,
             keep_alive,
             values.get(b"authorization"),
@@ -55,11 +71,13 @@ class KnownHeads(dict[bytes, KnownHead]):
             [value for name, value in headers if name == b"x-forwarded-for"],
         )
 
+    def _number(self, digits: bytes) -> int | None:
+        if not digits.isdigit() or len(digits) > DIGITS:
+            return None
+        if len(self._numbers) >= MOST:
+            self._numbers.clear()
+        number = self._numbers[digits] = int(digits)
+        return number
+
 
 _PECULIAR: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
-
-
-def _is_of_the_body(head: bytes) -> bool:
-    at = head.find(_LENGTH)
-    name = head[head.rfind(b"\n", 0, at) + 1 : at + len(_LENGTH)]
-    return name.lower() == b"content-length: "

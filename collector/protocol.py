@@ -20,7 +20,7 @@ from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
 from collector.headers import Headers, client_ip, content_encoding
 from collector.intake import WIRE_LIMIT, Exchange, Intake
-from collector.known_heads import KnownHead, KnownHeads, template
+from collector.known_heads import KnownHead, KnownHeads
 from collector.routes import ROUTES, Route
 from schemas.errors import Refused, Unavailable
 
@@ -164,14 +164,13 @@ class IngestProtocol(HttpToolsProtocol):
             return
         before = self._state
         if before == _IDLE:
-            end = data.find(b"\r\n\r\n") + 4
-            key, digits = template(data, end)
-            known = self.known_heads.get(key)
-            if known is not None and digits.isdigit() and len(digits) < 10:
-                length = int(digits)
+            found = self.known_heads.find(data)
+            if found is not None:
+                known, length, end = found
                 if length >= len(data) - end:
                     self._take(known, length, data[end:])
                     return
+            end = data.find(b"\r\n\r\n") + 4
             self._head = data[:end] if end > 3 else b""
         self._chunk = len(data)
         self._head_goes_on = before == _HEAD

@@ -6,13 +6,12 @@ import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from collector.app import Collector, Message, Receive, Scope, Send, create_collector
-from collector.known_heads import MOST
+from collector.known_heads import MOST, KnownHeads
 from collector.protocol import Limits, protocol_class
 from tests.contracts.test_http import BATCH, SUCCESS, single
 from tests.http import Client, Server, chunked, connected, head, post
@@ -337,7 +336,7 @@ def test_the_internals_of_uvicorn_that_the_short_cut_leans_on_are_as_they_were()
 
 
 @pytest.fixture
-async def known(collector: Collector) -> AsyncIterator[tuple[int, dict[bytes, Any]]]:
+async def known(collector: Collector) -> AsyncIterator[tuple[int, KnownHeads]]:
     """A server, and the heads it has come to know."""
     protocol = protocol_class(collector.intake)
     async with Server(collector, protocol).running() as port:
@@ -355,18 +354,16 @@ async def statuses(port: int, *requests: bytes) -> list[int]:
 
 
 async def test_a_head_that_comes_again_is_taken_as_it_was_the_first_time(
-    known: tuple[int, dict[bytes, Any]], log: RecordingLog
+    known: tuple[int, KnownHeads], log: RecordingLog
 ) -> None:
     port, heads = known
     numbered = [post("/v1/t", single(f"m{n}")) for n in range(5)]
     assert await statuses(port, *numbered) == [200] * 5
-    assert list(heads) == [b"POST /v1/t HTTP/1.1\r\nHost: cdp.example\r\nContent-Length: \r\n\r\n"]
+    assert len(heads) == 1
     assert [event.message_id for event in log.events] == [f"m{n}" for n in range(5)]
 
 
-async def test_a_known_head_may_have_bodies_of_any_length(
-    known: tuple[int, dict[bytes, Any]], log: RecordingLog
-) -> None:
+async def test_a_known_head_may_have_bodies_of_any_length(known: tuple[int, KnownHeads], log: RecordingLog) -> None:
     port, heads = known
     lengths = [post("/v1/t", single(f"m{n}", properties={"p": "x" * n})) for n in (0, 7, 70, 700, 7_000)]
     assert await statuses(port, *lengths, post("/v1/t", b""), post("/v1/t", b"{")) == [200] * 5 + [400] * 2
@@ -374,7 +371,7 @@ async def test_a_known_head_may_have_bodies_of_any_length(
 
 
 async def test_bodies_of_known_heads_may_be_cut_anywhere_and_run_into_each_other(
-    known: tuple[int, dict[bytes, Any]], log: RecordingLog
+    known: tuple[int, KnownHeads], log: RecordingLog
 ) -> None:
     """As a stream in pieces of every size; what lies between them is for the parser again."""
     port, heads = known
@@ -395,7 +392,7 @@ async def test_bodies_of_known_heads_may_be_cut_anywhere_and_run_into_each_other
     assert len(heads) == 1
 
 
-async def test_a_number_that_is_not_the_bodys_does_not_become_known(known: tuple[int, dict[bytes, Any]]) -> None:
+async def test_a_number_that_is_not_the_bodys_does_not_become_known(known: tuple[int, KnownHeads]) -> None:
     port, heads = known
     length = f"Content-Length: {len(BODY)}"
     for other in ("X-Length: 5", "X-Content-Length: 5", "Content-Length : 5"):
@@ -403,11 +400,11 @@ async def test_a_number_that_is_not_the_bodys_does_not_become_known(known: tuple
         async with connected(port) as client:
             client.send(request)
             await client.reply()
-    assert heads == {}
+    assert len(heads) == 0
 
 
 async def test_who_hangs_up_within_the_body_of_a_known_head_leaves_nothing(
-    known: tuple[int, dict[bytes, Any]], collector: Collector, log: RecordingLog
+    known: tuple[int, KnownHeads], collector: Collector, log: RecordingLog
 ) -> None:
     port, _ = known
     request = post("/v1/t", BODY)
@@ -431,7 +428,7 @@ async def test_who_falls_silent_within_the_body_of_a_known_head_is_told_to_send_
 
 
 async def test_a_body_of_a_known_head_that_says_it_is_too_large_is_answered_before_it_is_sent(
-    known: tuple[int, dict[bytes, Any]],
+    known: tuple[int, KnownHeads],
 ) -> None:
     port, _ = known
     assert await statuses(port, post("/v1/t", BODY)) == [200]
@@ -441,7 +438,7 @@ async def test_a_body_of_a_known_head_that_says_it_is_too_large_is_answered_befo
         assert await client.is_closed()
 
 
-async def test_a_known_head_says_nothing_of_another_body(known: tuple[int, dict[bytes, Any]]) -> None:
+async def test_a_known_head_says_nothing_of_another_body(known: tuple[int, KnownHeads]) -> None:
     port, heads = known
     request = post("/v1/t", single("m1"))
     async with connected(port) as client:
@@ -457,7 +454,7 @@ async def test_a_known_head_says_nothing_of_another_body(known: tuple[int, dict[
 
 
 @pytest.mark.parametrize("request_bytes", BROKEN.values(), ids=BROKEN)
-async def test_nothing_broken_becomes_known(known: tuple[int, dict[bytes, Any]], request_bytes: bytes) -> None:
+async def test_nothing_broken_becomes_known(known: tuple[int, KnownHeads], request_bytes: bytes) -> None:
     port, heads = known
     good = post("/v1/t", BODY)
     async with connected(port) as client:
@@ -469,7 +466,7 @@ async def test_nothing_broken_becomes_known(known: tuple[int, dict[bytes, Any]],
     assert len(heads) == 1
 
 
-async def test_known_heads_are_bounded(known: tuple[int, dict[bytes, Any]]) -> None:
+async def test_known_heads_are_bounded(known: tuple[int, KnownHeads]) -> None:
     port, heads = known
     async with connected(port) as client:
         for n in range(MOST + 10):
