@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from destinations.contract import DELIVERED, UNTRIED, Outcome, RawEvent, Rejected, Retry
 from destinations.deadline import time_left
@@ -247,7 +249,11 @@ async def test_an_unknown_exception_is_traced_to_the_event_that_causes_it(world:
     for number in range(9):
         await world.emit(f"m{number}", f"p{number}")
     await world.emit("bad", "bad")
-    await world.run_until_idle()
+    with capture_logs() as told:
+        await world.run_until_idle()
+    assert [one["event"] for one in told].count("destination raised") == 1, (
+        "a bug that raises often is told now and then"
+    )
     assert await world.books() == {"web": Book(delivered=9, dead=1)}
     assert [one for one in await world.listed() if one.state == "dead"] == [Listed("bad", "dead", 4, "RuntimeError")]
 
@@ -345,6 +351,18 @@ async def test_an_outage_does_not_turn_the_log_into_rows(world: DeliveryWorld) -
     assert await world.books() == {"web": Book(delivered=3_000)}
 
 
+async def test_a_service_that_is_back_gets_at_once_what_waited_for_our_schedule(world: DeliveryWorld) -> None:
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        return [Retry("http 503") if len(world.tried()) <= world.limits.failures else DELIVERED for _ in batch]
+
+    world.limits = replace(QUICK, backoff=1_000.0, longest_backoff=1_000.0)
+    world.add(script, max_batch=1)
+    for number in range(world.limits.failures):
+        await world.emit(f"m{number}", f"p{number}")
+    await world.run_until_idle()
+    assert await world.book() == Book(delivered=world.limits.failures)
+
+
 async def test_a_few_events_that_always_fail_do_not_count_as_an_outage(world: DeliveryWorld) -> None:
     world.add(by_id({"m1": [Retry("http 503")] * 30}))
     await world.emit("m1", "ann")
@@ -374,12 +392,28 @@ async def test_rejected_credentials_pause_and_lose_nothing(world: DeliveryWorld)
     world.add(script, check=check, max_batch=2, concurrency=1)
     for number in range(5):
         await world.emit(f"m{number}", f"p{number}")
-    await world.run_until_idle()
+    with capture_logs() as told:
+        await world.run_until_idle()
+    assert [one["event"].partition(":")[0] for one in told] == ["destination paused", "destination resumed"]
     assert world.tried()[0] == ("m0", "m1")
     assert sorted(one for ids in world.tried()[1:] for one in ids) == ["m0", "m1", "m2", "m3", "m4"]
     assert checks == 4
     assert await world.books() == {"web": Book(delivered=5)}
     assert await world.listed() == []
+
+
+async def test_credentials_that_pass_the_check_only_are_told_of_once(world: DeliveryWorld) -> None:
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        if len(world.tried()) < 4:
+            raise CredentialsRejected("http 401")
+        return [DELIVERED] * len(batch)
+
+    world.add(script)
+    await world.emit("m1")
+    with capture_logs() as told:
+        await world.run_until_idle()
+    assert len(world.tried()) == 4
+    assert [one["event"].partition(":")[0] for one in told].count("destination paused") == 1
 
 
 async def test_reading_stops_when_too_much_is_outstanding(world: DeliveryWorld) -> None:

@@ -25,9 +25,10 @@ from pipeline.delivery.decide import CONSENT_EVENT, allowed, rules, sent_by_devi
 from pipeline.delivery.lanes import Item, Lanes, State
 from pipeline.delivery.limits import Destination, Limits
 from pipeline.delivery.mapping import mapping
+from pipeline.delivery.poll import Step, note
 from pipeline.delivery.retry import Breaker, Sums, Window, delay
 from pipeline.delivery.settle import settle
-from pipeline.store.ledger import Claim, Listed
+from pipeline.store.ledger import Claim, Listed, Progress
 from schemas.config import DestinationFilter, FilterConfig
 from schemas.dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
 from schemas.events import Event, Origin, Resolved
@@ -220,6 +221,17 @@ def test_bytes_are_kept_only_where_they_are_needed_yet(
 ) -> None:
     item = settled(outcome, listed=listed)
     assert (item.value, item.payload is not None) == kept
+
+
+def test_bytes_of_what_is_listed_while_it_is_under_way_are_kept() -> None:
+    lanes = lanes_of(("a1", "ann"), ("b1", "bob"))
+    flying, held = items = lanes.take(late=False, most=9, several=False)
+    flying.flying = True
+    for item in items:
+        item.value = b"event"
+    progress = Progress(0, 1, 2, {}, None, {}, [], [], 0)
+    note(Step(lanes.partitions[0], None, 0, progress, items, [], [], 5.0))
+    assert (flying.value, held.value, flying.listed, held.listed) == (b"event", None, True, True)
 
 
 def test_an_event_is_dead_once_it_failed_for_as_long_as_it_may() -> None:

@@ -175,6 +175,17 @@ async def test_nothing_overtakes_what_a_call_had_no_time_for() -> None:
     assert [[one.message_id for one in call] for call in got] == [["m0", "m1"]]
 
 
+async def test_nothing_overtakes_what_a_function_wants_to_see_again() -> None:
+    async def insert(events: Sequence[Resolved]) -> Sequence[Resolved | Outcome]:
+        return [Retry("later") if one.event.message_id == "m0" else one for one in events]
+
+    got: list[list[EncodedEvent]] = []
+    items = chunk([("a", "track"), ("a", "track"), ("b", "track")])
+    made = await attempt(service({}, got), None, items, 5.0, insert)
+    assert made.outcomes == [Retry("later"), None, DELIVERED]
+    assert [[one.message_id for one in call] for call in got] == [["m2"]]
+
+
 async def test_events_come_as_the_json_of_what_destinations_see() -> None:
     got: list[list[EncodedEvent]] = []
     items = chunk([("a", "track"), ("b", "track")], properties={"price": 9.5, "name": "Zoë"})
