@@ -82,6 +82,22 @@ def _parted(work: Work, fresh: set[Origin], unfit: Mapping[Origin, Sequence[Exte
     return made
 
 
+def nameless(connection: Connection, work: Work) -> set[Origin]:
+    """Where those events stand of which no id is left, since all were deleted."""
+    deleted, _ = connection.execute(_ANY).one()
+    if not deleted:
+        return set()
+    named = {one for parsed in work.events for one in parsed.found.ids}
+    marks = _Marks(connection, named, deleted=True, suppressed=False)
+    return {
+        parsed.origin
+        for parsed in work.events
+        if not marks.touched.isdisjoint(parsed.found.ids)
+        and not parsed.found.accounts
+        and not marks.without_deleted_ids(parsed, min(parsed.event.timestamp, parsed.event.received_at)).found.ids
+    }
+
+
 def save(connection: Connection, barred: Barred) -> None:
     """Lists the records whose bytes are still to be erased."""
     now = time.time_ns() // 1000

@@ -20,11 +20,11 @@ from sqlalchemy import Connection, TextClause, func, select, text
 from pipeline.graph import Graph
 from pipeline.identity import Rules
 from pipeline.log import Batch, Record
-from pipeline.parse import nothing, parse
+from pipeline.parse import Work, nothing, parse
 from pipeline.privacy.marks import mark as mark_of
 from pipeline.profile import ACCOUNTS, message_key
 from pipeline.recorded import Place, Recorded
-from pipeline.store import accepted, bulk, erasures, forget, schema, sightings, windows, withdrawn
+from pipeline.store import accepted, barred, bulk, erasures, forget, schema, sightings, windows, withdrawn
 from pipeline.store.accepted import Row
 from pipeline.store.database import Database
 from pipeline.store.graph import load, save
@@ -39,7 +39,7 @@ _PAGE: Final = 20_000
 _EVIDENCE_PAGE: Final = 5_000  # rows in one transaction
 _REMOVED: Final = 2_000  # events at a time
 _FORM: Final = 2  # of these files: one of another form is not gone on with
-_DAY: Final = 86_400_000_000  # µs; no transaction lasts longer, and no clock is so wrong
+_HOUR: Final = 3_600_000_000  # µs; no transaction lasts longer, and no clock is so wrong
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     # Where each event was accepted, and its place here.
@@ -123,6 +123,7 @@ class Shadow:
         migrate(self.database)
         for statement in _TABLES:
             self.database.run_sync(lambda connection: connection.exec_driver_sql(statement))  # noqa: B023 - called at once
+        self.database.overwrite_deleted()  # while it is small: the first time, all of it is written anew
 
     def close(self) -> None:
         self.database.close()
@@ -149,9 +150,9 @@ class Shadow:
 
     def begin(self, live: Database, before: int) -> None:
         """Takes what the store in use knows beside the log: evidence from before a time (µs), who was deleted, who is kept apart."""
-        begun = {"since": time.time_ns() // 1_000 - _DAY, "mark": live.read_sync(watermark)}
+        begun = {"since": _now() - _HOUR, "mark": live.read_sync(watermark)}
         self.database.run_sync(lambda connection: _put(connection, begun))
-        gone = self._deleted(live)
+        gone = self._deleted(live, 0)
         self.database.run_sync(lambda connection: _bar(connection, gone))
         self._apart(live)
         if before:
@@ -178,6 +179,8 @@ class Shadow:
             first = applied_positions(connection).get(0, 0)
             batch = [Record(b"", encode_event(one.event), one.stamp, first + n) for n, one in enumerate(some)]
             work = parse([Batch(EVENTS, 0, batch, batch[-1].offset + 1)], nothing, self.rules)
+            gone = barred.nameless(connection, work)  # what they did stays with those who have it
+            work = Work([one for one in work.events if one.origin not in gone], work.refusals, work.ends)
             seq = max(_noted(connection, "seq") or 0, some[0].stamp * 1000)
             apply(connection, work, {}, self.rules, seq=seq)
             connection.exec_driver_sql("DELETE FROM refusals")  # nobody asks for them here, and they would hold bodies
@@ -206,7 +209,8 @@ class Shadow:
     def forget(self, live: Database, mark: Sequence[int], copy: sqlite3.Connection | None = None) -> bool:
         """Takes out whom the store in use has deleted, and whoever is mixed with them; from a copy of its nodes, too. `mark` is its
         watermark, of before. False when something of them may be left in the files: try again."""
-        gone = self._deleted(live)
+        since = _now() - _HOUR
+        gone = self._deleted(live, self.database.read_sync(lambda connection: int(_noted(connection, "since"))))
         known = self.database.read_sync(_bars)
         fresh = {one for one, at in gone.tombstones.items() if known.get(one) != at}
         told = {key: marked for key in gone.ids if (marked := mark_of(gone.key, key)) in fresh}
@@ -220,23 +224,27 @@ class Shadow:
         def work(connection: Connection) -> None:
             self._forget(connection, live, ids, _places(connection, gone.origins))
             _bar(connection, gone)
-            _put(connection, {"mark": list(mark)})
+            _put(connection, {"mark": list(mark), "since": since})
 
         self.database.run_sync(work)
         return self.database.overwrite_deleted()
 
-    def _deleted(self, live: Database) -> _Gone:
-        since = self.database.read_sync(lambda connection: _noted(connection, "since"))
+    def _deleted(self, live: Database, since: int) -> _Gone:
+        """What was deleted from a time on (µs). Without one, only who: no event is here yet."""
 
         def read(connection: Connection) -> _Gone:
             tombstones, erased = schema.tombstones.c, schema.erased.c
-            every = select(tombstones.mark, func.max(tombstones.deleted_at)).group_by(tombstones.mark)
+            every = (
+                select(tombstones.mark, func.max(tombstones.deleted_at))
+                .where(tombstones.deleted_at >= since)
+                .group_by(tombstones.mark)
+            )
             places = select(erased.partition, erased.offset).where(erased.at >= since)
             return _Gone(
                 erasures.known_key(connection) or b"",
                 {bytes(marked): at for marked, at in connection.execute(every)},
                 [key for one in erasures.under_way(connection) for key in (one.work or {}).get("ids", ())],
-                [Origin(*row) for row in connection.execute(places)],
+                [Origin(*row) for row in connection.execute(places)] if since else (),
             )
 
         return live.read_sync(read)
@@ -407,8 +415,12 @@ def _bars(connection: Connection) -> dict[bytes, int]:
 
 def _places(connection: Connection, origins: Iterable[Origin]) -> list[int]:
     """Where these events stand here."""
-    run = connection.exec_driver_sql
+    run = connection.connection.cursor().execute
     return [place for one in origins for (place,) in run(_PLACE, tuple(one)).fetchall()]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000
 
 
 def _alive(live: Database, keys: Iterable[str]) -> list[str]:

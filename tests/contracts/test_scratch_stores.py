@@ -221,6 +221,36 @@ async def test_whom_the_rules_mix_with_the_person_are_settled_once_all_was_gone_
     assert (left_in(world), world.differences()) == ([], [])
 
 
+async def test_a_running_apply_lets_go_of_an_id_that_is_deleted_from_somebody(
+    world: World, begun: list[str], at_heed: Callable[[Callable[[], None]], None]
+) -> None:
+    """No request names it: it is known by its hash alone."""
+    loop = asyncio.get_running_loop()
+    body = {"delete_external_ids": [{"type": "anonymous_id", "id": "anon-mia-72"}]}
+    left: list[list[str]] = []
+
+    def there() -> list[str]:
+        return [one for one in left_in(world) if "anon-mia-72" in one]
+
+    def delete() -> None:
+        left.append(there())
+        if left[-1] and not any(left[:-1]):
+            gone = privacy.delete_identifier(world.database, "user_id:user-mia-7", body)
+            asyncio.run_coroutine_threadsafe(gone, loop).result(30)
+
+    at_heed(delete)
+    rules = world.database.run_sync(
+        lambda connection: in_force(connection, IdentityConfig(types={"user_id": IdTypeConfig(limit=5)}))
+    )
+
+    tally = await resolve_again(world.log, world.database, rules, world.folder / FOLDER / "apply", lambda *_: None)
+
+    assert [len(one) > 0 for one in left].count(True) == 1
+    assert (len(begun), tally.left) == (2, 0), "whose it was is gone over again"
+    assert world.ids("user_id:user-mia-7") == ["anonymous_id:anon-mia-71", "email:mia@shop.test", "user_id:user-mia-7"]
+    assert (left_in(world), world.differences()) == ([], [])
+
+
 async def test_who_gives_up_on_such_people_says_that_some_are_left(world: World, begun: list[str]) -> None:
     await world.happen(
         world.event("m-bob-3", "user-bob", "anon-mia-71", event="Borrowed"),
@@ -242,6 +272,20 @@ async def test_who_gives_up_on_such_people_says_that_some_are_left(world: World,
 
     assert (deleted, tally.settled, tally.left > 0) == ([1, 2, 3], 0, True)
     assert (left_in(world), world.differences()) == ([], [])
+
+
+async def test_what_a_deleted_id_has_left_to_its_person_stays_theirs(world: World) -> None:
+    """Also what came with no other id: that resolves to nobody any more."""
+    await world.happen(world.event("m-mia-4", None, "anon-mia-72", traits={"size": "M"}))
+    body = {"delete_external_ids": [{"type": "anonymous_id", "id": "anon-mia-72"}]}
+    await privacy.delete_identifier(world.database, "user_id:user-mia-7", body)
+    before = world.profile("user_id:user-mia-7")
+    assert (before.traits["size"][3], before.events) == ("M", 4)
+
+    assert await apply(world) == Tally()
+
+    assert world.profile("user_id:user-mia-7") == before
+    assert world.differences() == []
 
 
 async def test_an_event_of_somebody_else_stays_though_it_names_a_deleted_id(world: World) -> None:
