@@ -326,6 +326,31 @@ async def test_the_position_does_not_wait_for_a_call_that_hangs(world: DeliveryW
 # ── Outages ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_retries_that_hang_leave_room_for_new_events(world: DeliveryWorld) -> None:
+    hung = asyncio.Event()
+
+    async def script(batch: Sequence[RawEvent]) -> Sequence[Outcome]:
+        (name,) = (one["messageId"] for one in batch)
+        if name == "new":
+            return [DELIVERED]
+        if world.tried().count((name,)) == 1:
+            return [Retry("http 503", after=0.05)]
+        hung.set()
+        await asyncio.get_running_loop().create_future()
+        return []
+
+    world.limits = replace(QUICK, grace=0.01)
+    world.add(script, max_batch=1, concurrency=2)
+    for name in ("a1", "b1"):
+        await world.emit(name, name)
+    world.start()
+    await world.until(lambda: _is(world, {"web": Book(outstanding=2)}))
+    await hung.wait()
+    await world.emit("new", "cid")
+    await world.until(lambda: _is(world, {"web": Book(delivered=1, outstanding=2)}))
+    await world.finish()
+
+
 async def test_an_outage_does_not_turn_the_log_into_rows(world: DeliveryWorld) -> None:
     up = asyncio.Event()
 
