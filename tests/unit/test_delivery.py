@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
 from destinations.contract import DELIVERED, UNTRIED, Outcome, RawEvent, Rejected, Retry
 from destinations.deadline import time_left
 from pipeline.delivery.engine import Limits, World
+from pipeline.latency import bucket
 from pipeline.store import ledger, schema
 from schemas.config import FilterConfig
 from schemas.errors import CredentialsRejected, Unavailable
@@ -545,6 +547,22 @@ async def test_what_is_outstanding_survives_a_crash_in_order(world: DeliveryWorl
         Listed("a2", "delivered", 1, ""),
         Listed("a3", "delivered", 1, ""),
     ]
+
+
+async def test_how_long_an_event_took_is_told_though_a_crash_lay_in_between(world: DeliveryWorld) -> None:
+    accepted = 1_700_000_000
+    began = time.time()
+    world.clock = World(chance=lambda: 1.0, now=lambda: accepted + time.time() - began)
+    world.limits = Limits(backoff=1_000)
+    world.add(by_id({"m1": [Retry("http 503", after=0.05)]}))
+    await world.emit("m1")
+    world.start()
+    await world.until(lambda: _is(world, {"web": Book(outstanding=1)}))
+    await world.crash()
+    await world.run_until_idle()
+    rows = await world.rows(schema.destination_minutes)
+    took = [(index < bucket(600_000_000), count) for row in rows for index, count in orjson.loads(row.latency)]
+    assert took == [(True, 1)], "within ten minutes"
 
 
 async def test_a_lost_partition_is_taken_up_where_the_ledger_stands(world: DeliveryWorld) -> None:
