@@ -408,6 +408,16 @@ def test_an_event_whose_chunk_broke_goes_in_smaller_ones() -> None:
     assert names(lanes.take(late=False, most=9, several=False)) == ["m0", "m1"]
 
 
+def test_an_event_that_is_to_go_alone_ends_the_chunk_of_those_before_it() -> None:
+    lanes = lanes_of(*((f"a{number}", "ann") for number in range(4)))
+    taken = lanes.take(late=False, most=9, several=True)
+    taken[1].most = 1
+    lanes.give_back(taken[0].lane, taken)
+    chunk = lanes.take(late=False, most=9, several=True)
+    lanes.give_back(chunk[0].lane, [])
+    assert [names(chunk), names(lanes.take(late=False, most=9, several=True))] == [["a0"], ["a1"]]
+
+
 def test_a_lane_is_forgotten_once_it_is_empty() -> None:
     lanes = lanes_of(("a1", "ann"), ("x1", ""))
     for item in lanes.take(late=False, most=9, several=False):
