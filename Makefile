@@ -24,10 +24,10 @@ help:
 run: $(READY)
 	@exec $(BIN)/millrace up $(ARGS)
 
-# A chosen part runs in one process, which starts at once.
-test: $(READY)
+# A chosen part runs in one process, which starts at once. The broker is fetched beside .venv.
+test:
 	@$(MAKE) --no-print-directory -j3 kafka sdks check
-	$(BIN)/python -m pytest $(or $(ARGS),-n logical --maxprocesses 4 --dist worksteal)
+	$(BIN)/python -m pytest $(or $(ARGS),-n auto --maxprocesses 4 --dist worksteal)
 
 nightly: $(READY)
 	MILLRACE_HISTORIES=10000 MILLRACE_REQUESTS=200 $(BIN)/python -m pytest --timeout 3600 \

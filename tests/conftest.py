@@ -21,6 +21,12 @@ from tests.services.postgres import PostgresServer, postgres_binaries
 from tests.services.process import ServiceAbsent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: each waits for disks, services and clocks for nearly half of its time."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of minutes come first, so that other processes find something to do beside them to the end."""
     items.sort(key=lambda item: item.get_closest_marker("crash") is None)
