@@ -28,11 +28,9 @@ from schemas.topics import EVENTS
 log = structlog.get_logger()
 
 WIRE_LIMIT: Final = BODY_LIMIT + 4096  # what cannot be compressed grows a little when it is
-OVERHEAD: Final = 2048  # bytes that a request holds besides its body and its records; that of a usual call is its body and the ids in it
+OVERHEAD: Final = 2048  # bytes that a request holds besides body and records, or the record of a call besides the body
 TOGETHER: Final = 64  # calls that are looked at at once
-SAME_TIME: Final = (
-    5_000  # microseconds between the first and the last of them, which all get the first one's time of receipt
-)
+SAME_TIME: Final = 5_000  # microseconds from the first of them to the last; all get the first one's time of receipt
 GROUP_BYTES: Final = 2 << 20  # of one append, about
 SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another one is under way
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
@@ -269,7 +267,7 @@ class Intake:
         group.records += accepted.records
 
     def _gather_singles(self, run: Sequence[Arrived], taken: Singles) -> None:
-        """What a record of theirs holds besides the body is in `OVERHEAD`."""
+        """Their records are charged already: `OVERHEAD` has what they hold besides the bodies."""
         group = self._group()
         group.records += Drafts(taken.rows, taken.size)
         for (exchange, _, _, wire, _, _), source in zip(run, taken.sources, strict=True):
