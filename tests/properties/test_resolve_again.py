@@ -177,7 +177,7 @@ class _Deletion:
         self.after -= 1
 
 
-@settings(max_examples=HISTORIES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=HISTORIES // 3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(histories, configurations, configurations, ids, st.integers(0, 20))
 def test_whoever_is_deleted_meanwhile_might_as_well_have_been_deleted_before(
     history: list[Any], before: Configured, after: Configured, person: ExternalId, when: int
