@@ -7,6 +7,7 @@ client may take. Built on internals of uvicorn that `tests/unit/test_uvicorn_int
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -102,7 +103,7 @@ class IngestProtocol(HttpToolsProtocol):
         self._encoding = b""
         self._ip: str | None = None
         self._peer: str | None = None
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._size = 0
         self._expected = 0
         self._chunk = 0  # bytes of what is being parsed
@@ -167,8 +168,11 @@ class IngestProtocol(HttpToolsProtocol):
             found = self.known_heads.find(data)
             if found is not None:
                 known, length, end = found
-                if length >= len(data) - end:
-                    self._take(known, length, data[end:])
+                if length == len(data) - end:
+                    self._take_whole(known, data[end:])
+                    return
+                if length > len(data) - end:
+                    self._take_first(known, length, memoryview(data)[end:])
                     return
             end = data.find(b"\r\n\r\n") + 4
             self._head = data[:end] if end > 3 else b""
@@ -190,39 +194,38 @@ class IngestProtocol(HttpToolsProtocol):
             if self._head_bytes > self.limits.head_bytes:
                 self._break_off(self._too_long_a_head())
 
-    def _take(self, known: KnownHead, length: int, body: bytes) -> None:
-        """A request whose head was parsed before, and its body as far as it has arrived. The parser stands between two requests and is
+    def _take_whole(self, known: KnownHead, body: bytes) -> None:
+        """A request whose head was parsed before, and whose body is all there. The parser stands between two requests and is
         none the wiser."""
         turn = _Turn(self, known.origin, known.keep_alive)
         self._turns.append(turn)
-        ip = self._peer
-        if self.trusted_hops:
-            ip = client_ip(self.client[0] if self.client else None, known.forwarded, self.trusted_hops)
-        missing = length - len(body)
-        if missing:
-            self._enter(_BODY)
-            self._begun = self._since
-            self._taking = turn
         intake = self.intake
         try:
-            source = intake.begin(turn, known.authorization, length)
+            source = intake.begin(turn, known.authorization, len(body))
         except Refused as refused:
-            if missing:
-                self._end_early()
             intake.refuse(turn, refused)
         except Unavailable as unavailable:
-            if missing:
-                self._end_early()
             intake.put_off(turn, unavailable)
         else:
-            if missing:
-                self._missing = missing
-                self._parts = [body]
-                self._route, self._source, self._encoding, self._ip = known.route, source, known.encoding, ip
-                return
-            intake.take(turn, known.route, source, body, known.encoding, ip)
+            intake.take(turn, known.route, source, body, known.encoding, self._ip_of(known.forwarded))
             if len(self._turns) >= self.limits.pipeline:
                 self.flow.pause_reading()
+
+    def _take_first(self, known: KnownHead, length: int, body: memoryview) -> None:
+        """The same, and the rest of the body is still to come."""
+        self._enter(_BODY)
+        self._begun = self._since
+        self._begin_turn(
+            _Turn(self, known.origin, known.keep_alive),
+            known.route,
+            known.authorization,
+            known.encoding,
+            self._ip_of(known.forwarded),
+            length,
+        )
+        if self._taking is not None:
+            self._missing = length - len(body)
+            self._parts.append(body)
 
     def _take_part(self, data: bytes) -> None:
         """More of the body of such a request, and perhaps what follows it."""
@@ -359,8 +362,7 @@ class IngestProtocol(HttpToolsProtocol):
         self._state = _IDLE
         self._taking = None
         self._parts = []
-        wire = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.intake.take(turn, self._route, self._source, wire, self._encoding, self._ip)
+        self.intake.take(turn, self._route, self._source, b"".join(parts), self._encoding, self._ip)
         if len(self._turns) >= self.limits.pipeline:
             self.flow.pause_reading()
 
@@ -384,24 +386,34 @@ class IngestProtocol(HttpToolsProtocol):
 
     def _begin(self, route: Route, headers: dict[bytes, bytes]) -> None:
         keep_alive = self._version == "1.1" and self.parser.should_keep_alive()
-        turn = self._taking = _Turn(self, headers.get(b"origin"), keep_alive)
+        turn = _Turn(self, headers.get(b"origin"), keep_alive)
+        self._begin_turn(
+            turn,
+            route,
+            headers.get(b"authorization"),
+            content_encoding(self.headers),
+            self._ip_of([value for name, value in self.headers if name == b"x-forwarded-for"]),
+            int(headers.get(b"content-length", b"0")),
+        )
+        if self._taking is turn and headers.get(b"expect", b"").lower() == b"100-continue" and self._turns[0] is turn:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _begin_turn(
+        self, turn: _Turn, route: Route, authorization: bytes | None, encoding: bytes, ip: str | None, expected: int
+    ) -> None:
+        """Awaits a body, unless the request is answered without it."""
+        self._taking = turn
         self._turns.append(turn)
-        self._route = route
-        self._encoding = content_encoding(self.headers)
-        self._ip = self._forwarded_ip() if self.trusted_hops else self._peer
-        self._size = 0
-        self._expected = int(headers.get(b"content-length", b"0"))
+        self._route, self._encoding, self._ip = route, encoding, ip
+        self._size, self._expected = 0, expected
         try:
-            self._source = self.intake.begin(turn, headers.get(b"authorization"), self._expected)
+            self._source = self.intake.begin(turn, authorization, expected)
         except Refused as refused:
             self._end_early()
             self.intake.refuse(turn, refused)
         except Unavailable as unavailable:
             self._end_early()
             self.intake.put_off(turn, unavailable)
-        else:
-            if b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and self._turns[0] is turn:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _grow(self, turn: _Turn) -> None:
         """A body without a length becomes longer."""
@@ -427,8 +439,9 @@ class IngestProtocol(HttpToolsProtocol):
         self._missing = 0
         self._ending = True
 
-    def _forwarded_ip(self) -> str | None:
-        forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
+    def _ip_of(self, forwarded: Sequence[bytes]) -> str | None:
+        if not self.trusted_hops:
+            return self._peer
         return client_ip(self.client[0] if self.client else None, forwarded, self.trusted_hops)
 
     # ── Requests that go to the application ───────────────────────────────────────────────────────────────────────
