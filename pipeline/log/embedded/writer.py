@@ -21,7 +21,7 @@ from schemas.errors import Unavailable
 
 log = structlog.get_logger()
 
-MAX_IN_FLIGHT: Final = 16 << 20  # bytes of a topic that wait to be durable, each held as record and in a frame; one larger append goes alone
+MAX_IN_FLIGHT: Final = 16 << 20  # bytes of a topic that wait to be durable, held twice; one larger append goes alone
 MAX_COMMIT: Final = 8 << 20
 MAX_FRAME: Final = 1 << 20
 RECORD_OVERHEAD: Final = 128  # what a record costs in memory besides its bytes
