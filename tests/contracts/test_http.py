@@ -93,8 +93,11 @@ async def test_a_body_compressed_twice_may_say_so_on_two_lines(server: Server, l
     assert [event.message_id for event in log.events] == ["m1"]
 
 
-async def test_many_connections_at_once_are_each_answered_with_their_own(server: Server, log: RecordingLog) -> None:
+async def test_many_connections_at_once_are_each_answered_with_their_own(
+    serving: Callable[[Collector], Server], log: RecordingLog
+) -> None:
     """Pages of two sites, wrong calls and batches between calls of the usual kind."""
+    server = serving(create_collector(log=log, sources={"wk": "web"}))
     origins = {0: "https://a.example", 1: "https://b.example"}
     async with server.running() as port, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(port)) for _ in range(30)]
