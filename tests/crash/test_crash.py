@@ -109,7 +109,7 @@ async def survive(deployment: Deployment, blows: Mapping[str, tuple[Blow, float]
                 await load.run(int(SECONDS * MESSAGES), raging)
             clock.note("all sent")
             books = await until_quiet(deployment)
-        clock.note("quiet" if on_the_way(books) else "still not quiet")
+        clock.note("still not quiet" if on_the_way(books) else "quiet")
         told = story(deployment, load, storm, clock)
         (deployment.folder / "story.txt").write_text(told)
         verdict = await reckon(deployment, load, books, imbalances)
