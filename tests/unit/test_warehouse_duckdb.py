@@ -17,7 +17,7 @@ import pytest
 import destinations.warehouse.duckdb.destination as module
 from destinations.contract import DELIVERED, Env, Outcome, Rejected, Retry
 from destinations.warehouse.duckdb.destination import Warehouse, check, connect, load_events
-from destinations.warehouse.duckdb.file import refusal_of
+from destinations.warehouse.duckdb.file import open_file, refusal_of
 from destinations.warehouse.duckdb.settings import DuckDBSettings
 from schemas.errors import Unavailable
 
@@ -461,3 +461,23 @@ async def test_a_disk_without_room_delays_and_loses_nothing(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "{'the disk of the warehouse file is full'}" in done.stdout.splitlines()
     assert query(tmp_path, "SELECT count(*), count(DISTINCT id) FROM shop.tracks") == [(5_000, 5_000)]
+
+
+def test_no_two_processes_of_ours_have_the_file_at_once_even_when_duckdb_lost_its_lock(tmp_path: Path) -> None:
+    """It does as soon as anybody in the process closes the file, who may only have looked at its first bytes."""
+    path = tmp_path / "warehouse.duckdb"
+    ask = (
+        "import sys, pathlib\n"
+        "from destinations.warehouse.duckdb.file import Refused, open_file\n"
+        "try:\n    open_file(pathlib.Path(sys.argv[1]), 256, 0.0).close()\n    print('opened')\n"
+        "except Refused as error:\n    print(error)\n"
+    )
+
+    def another() -> str:
+        return subprocess.run([sys.executable, "-c", ask, str(path)], check=True, capture_output=True, text=True).stdout
+
+    file = open_file(path, 256, 0.0)
+    path.read_bytes()
+    assert another() == "warehouse file is locked by another program\n"
+    file.close()
+    assert another() == "opened\n"

@@ -121,8 +121,9 @@ class Warehouse:
                 self.file = open_file(self.path, self.settings.memory_mb, self.env.now())
             with self.file.transaction():
                 count = without(self.file, people)
-            self.close()
+            self.file.con.close()  # and still nobody else of ours opens what is about to be replaced
             rewritten(self.path, self.settings.memory_mb)
+            self.close()
         except Refused as error:
             return [Retry(str(error), error.after)] * len(people)
         except (duckdb.Error, OSError) as error:
@@ -138,7 +139,7 @@ class Warehouse:
         if self.file is None:
             return
         try:
-            self.file.con.close()
+            self.file.close()
         finally:
             self.file = None
 
@@ -190,9 +191,11 @@ async def check(warehouse: Warehouse) -> None:
 
 def _probe(warehouse: Warehouse) -> None:
     path = warehouse.path
+    if warehouse.file is not None:  # it works
+        return
     if path.exists():
         try:
-            open_file(path, warehouse.settings.memory_mb, warehouse.env.now()).con.close()
+            open_file(path, warehouse.settings.memory_mb, warehouse.env.now()).close()
         except Refused as error:
             raise Unavailable(f"duckdb: {error}", after=error.after) from error
         return

@@ -1,5 +1,7 @@
 """The open file, what its schemas look like, and why it cannot be used now."""
 
+import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ SQL_TYPES: Final[Mapping[Type, str]] = {
 KINDS: Final[Mapping[str, Type]] = {sql: kind for kind, sql in SQL_TYPES.items()}
 
 
+_LOCKED: Final = "warehouse file is locked by another program"
+
+
 class Refused(Exception):
     """The file cannot be used now. `after` is in seconds."""
 
@@ -32,6 +37,7 @@ class File:
     """The open file and what its schemas look like. Used by one thread at a time."""
 
     con: Any
+    lock: int  # descriptor of what keeps other processes of ours out
     opened: float
     tables: dict[tuple[str, str], dict[str, Type]]
     owners: dict[str, str]  # source of each schema
@@ -57,6 +63,13 @@ class File:
         yield
         self.con.commit()
 
+    def close(self) -> None:
+        """Others of ours may have the file once DuckDB has written all and let go of it."""
+        try:
+            self.con.close()
+        finally:
+            os.close(self.lock)
+
 
 def open_file(path: Path, memory_mb: int, now: float) -> File:
     """Opens or creates the file. Raises Refused with a reason for people."""
@@ -71,21 +84,40 @@ def open_file(path: Path, memory_mb: int, now: float) -> File:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        con = duckdb.connect(str(path), config=config)
-    except (duckdb.Error, OSError) as error:
+        lock = _locked(path)
+    except OSError as error:
         raise refusal_of(error) from error
     try:
-        return File(con, now, _tables(con), _owners(con))
+        con = duckdb.connect(str(path), config=config)
+    except (duckdb.Error, OSError) as error:
+        os.close(lock)
+        raise refusal_of(error) from error
+    try:
+        return File(con, lock, now, _tables(con), _owners(con))
     except duckdb.Error:
         con.close()
+        os.close(lock)
         raise
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of a lock of our own, beside the file. DuckDB's is a POSIX record lock, which a process loses when it closes any
+    descriptor of the file, and DuckDB opens and closes it to look at the first bytes; nor does it last while a file is written anew."""
+    whole = path.resolve()
+    lock = os.open(whole.with_name(f"{whole.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Refused(_LOCKED, 2.0) from error
+    return lock
 
 
 def refusal_of(error: Exception) -> Refused:
     """Names what keeps the file from being used, by the words of DuckDB and the system."""
     text = str(error).lower()
     if "lock" in text or "different configuration" in text or "already attached" in text:
-        return Refused("warehouse file is locked by another program", 2.0)
+        return Refused(_LOCKED, 2.0)
     if "not a valid duckdb" in text or "corrupt" in text or "checksum" in text:
         return Refused("warehouse file is not a sound DuckDB database; restore it or move it away", 60.0)
     if "newer version" in text or "version number" in text:
