@@ -83,7 +83,7 @@ class Transport(asyncio.Transport):
 class Forgetful(KnownHeads):
     """Knows no head."""
 
-    def learn(self, head: bytes, headers: Headers, route: Route, keep_alive: bool) -> None:
+    def learn(self, head: bytes, headers: Headers, route: Route) -> None:
         """Does not."""
 
 

@@ -16,10 +16,9 @@ _LENGTH_SIZE: Final = len(_LENGTH)
 
 
 class KnownHead(NamedTuple):
-    """What the parser made of a head, wherever its body ends."""
+    """What the parser made of a head, wherever its body ends. The connection stays open."""
 
     route: Route
-    keep_alive: bool
     authorization: bytes | None
     origin: bytes | None
     encoding: bytes
@@ -50,8 +49,9 @@ class KnownHeads:
             return None
         return known, length, end
 
-    def learn(self, head: bytes, headers: Headers, route: Route, keep_alive: bool) -> None:
-        """Keeps what `headers` say, which the parser found in a whole head, if nothing but one number says where the body ends."""
+    def learn(self, head: bytes, headers: Headers, route: Route) -> None:
+        """Keeps what `headers` say, which the parser found in a whole head that lets the connection stay open, if nothing but one number
+        says where the body ends."""
         values = dict(headers)
         if len(head) > MOST_BYTES or not values.keys().isdisjoint(_PECULIAR):
             return
@@ -64,7 +64,6 @@ class KnownHeads:
             self._heads.clear()
         self._heads[head[:at] + head[stop:]] = KnownHead(
             route,
-            keep_alive,
             values.get(b"authorization"),
             values.get(b"origin"),
             content_encoding(headers),

@@ -197,7 +197,7 @@ class IngestProtocol(HttpToolsProtocol):
     def _take_whole(self, known: KnownHead, body: bytes) -> None:
         """A request whose head was parsed before, and whose body is all there. The parser stands between two requests and is
         none the wiser."""
-        turn = _Turn(self, known.origin, known.keep_alive)
+        turn = _Turn(self, known.origin, keep_alive=True)
         self._turns.append(turn)
         intake = self.intake
         try:
@@ -216,7 +216,7 @@ class IngestProtocol(HttpToolsProtocol):
         self._enter(_BODY)
         self._begun = self._since
         self._begin_turn(
-            _Turn(self, known.origin, known.keep_alive),
+            _Turn(self, known.origin, keep_alive=True),
             known.route,
             known.authorization,
             known.encoding,
@@ -352,7 +352,7 @@ class IngestProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         if head and turn.keep_alive:
-            self.known_heads.learn(head, self.headers, self._route, turn.keep_alive)
+            self.known_heads.learn(head, self.headers, self._route)
         self._complete()
 
     def _complete(self) -> None:

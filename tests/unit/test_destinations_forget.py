@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pytest
@@ -52,13 +52,17 @@ EVENTS = [
 ]
 
 
+def env_of(folder: Path) -> Env:
+    """All that a warehouse needs: it speaks to nobody."""
+    return Env(http=cast(Any, None), now=lambda: NOW, folder=str(folder))
+
+
 def everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
 async def test_the_warehouse_has_nothing_of_a_person_any_more_in_any_row_or_byte(tmp_path: Path) -> None:
-    env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
-    async with warehouse.connect(DuckDBSettings(), env) as client:
+    async with warehouse.connect(DuckDBSettings(), env_of(tmp_path)) as client:
         assert await warehouse.load_events(client, EVENTS) == [DELIVERED] * len(EVENTS)
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]  # as after an answer that was lost
@@ -91,9 +95,8 @@ async def test_the_warehouse_has_nothing_of_a_person_any_more_in_any_row_or_byte
 
 
 async def test_an_event_named_like_a_person_who_is_deleted_is_still_there_once(tmp_path: Path) -> None:
-    env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
     named = event(5, "u-bob", "use_bob") | {"messageId": "u-mia"}
-    async with warehouse.connect(DuckDBSettings(), env) as client:
+    async with warehouse.connect(DuckDBSettings(), env_of(tmp_path)) as client:
         await warehouse.load_events(client, [event(3, "u-mia", "use_mia", "identify"), named])
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]
         assert await warehouse.load_events(client, [named]) == [DELIVERED]
@@ -102,8 +105,7 @@ async def test_an_event_named_like_a_person_who_is_deleted_is_still_there_once(t
 
 
 async def test_what_a_process_left_that_died_while_it_wrote_the_file_anew_is_in_nobodys_way(tmp_path: Path) -> None:
-    env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
-    async with warehouse.connect(DuckDBSettings(), env) as client:
+    async with warehouse.connect(DuckDBSettings(), env_of(tmp_path)) as client:
         await warehouse.load_events(client, EVENTS)
         for left in ("warehouse.duckdb.rewriting", "warehouse.duckdb.rewriting.wal"):
             (tmp_path / left).write_bytes(b"half of u-mia")
@@ -111,9 +113,24 @@ async def test_what_a_process_left_that_died_while_it_wrote_the_file_anew_is_in_
     assert b"u-mia" not in everything_in(tmp_path)
 
 
+async def test_whatever_goes_wrong_while_the_file_is_written_anew_the_file_is_free_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path, memory_mb: int) -> None:
+        raise RuntimeError("a bug")
+
+    async with warehouse.connect(DuckDBSettings(), env_of(tmp_path)) as client:
+        await warehouse.load_events(client, EVENTS)
+        monkeypatch.setattr(warehouse, "rewritten", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await warehouse.forget(client, [MIA])
+        monkeypatch.undo()
+        assert await warehouse.load_events(client, EVENTS) == [DELIVERED] * len(EVENTS)
+        assert await warehouse.forget(client, [MIA]) == [DELIVERED]
+
+
 async def test_a_warehouse_that_is_not_there_has_nothing_to_forget(tmp_path: Path) -> None:
-    env = Env(http=None, now=lambda: NOW, folder=str(tmp_path))  # type: ignore[arg-type]  # a warehouse needs none
-    async with warehouse.connect(DuckDBSettings(), env) as client:
+    async with warehouse.connect(DuckDBSettings(), env_of(tmp_path)) as client:
         assert await warehouse.forget(client, [MIA]) == [DELIVERED]
     assert everything_in(tmp_path) == b""
 

@@ -119,15 +119,16 @@ class Warehouse:
         try:
             if self.file is None:
                 self.file = open_file(self.path, self.settings.memory_mb, self.env.now())
-            with self.file.transaction():
-                count = without(self.file, people)
-            self.file.con.close()  # and still nobody else of ours opens what is about to be replaced
-            rewritten(self.path, self.settings.memory_mb)
-            self.close()
+            try:
+                with self.file.transaction():
+                    count = without(self.file, people)
+                self.file.con.close()  # and still nobody else of ours opens what is about to be replaced
+                rewritten(self.path, self.settings.memory_mb)
+            finally:
+                self.close()
         except Refused as error:
             return [Retry(str(error), error.after)] * len(people)
         except (duckdb.Error, OSError) as error:
-            self.close()
             refusal = refusal_of(error)
             log.warning("warehouse has not forgotten yet", error=f"{type(error).__name__}: {error}")
             return [Retry(str(refusal), refusal.after)] * len(people)
