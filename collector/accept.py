@@ -188,14 +188,21 @@ def accept_singles(
 
 
 def _plain_lines(lines: bytes, bodies: Sequence[bytes]) -> Sequence[Plain | None]:
-    """Bodies decoded as usual events, at once if all of them are that and have no line ends inside; None for one that is not."""
-    try:
-        plains = decode_plain_lines(lines)
-    except (msgspec.MsgspecError, RecursionError):
-        plains = []
-    if len(plains) == len(bodies) == lines.count(b"\n") + 1:
-        return plains
+    """Bodies decoded as usual events, at once if all of them are that; None for one that is not.
+
+    The decoder asks for no line ends between events, so that a body of two beside one of none would pass for one each. But inside of an
+    event no end of an object is followed by a line end and the begin of another: bodies that begin and end so hold one at least."""
+    if b"" not in bodies and all([body[0] == _OPENING and body[-1] == _CLOSING for body in bodies]):
+        try:
+            plains = decode_plain_lines(lines)
+        except (msgspec.MsgspecError, RecursionError):
+            plains = []
+        if len(plains) == len(bodies):
+            return plains
     return [_plain(body) for body in bodies]
+
+
+_OPENING, _CLOSING = b"{}"
 
 
 def _is_text(lines: bytes) -> bool:

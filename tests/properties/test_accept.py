@@ -191,6 +191,7 @@ broken_bodies = st.sampled_from(
         b'{"userId":"u","event":"A",',
         b'"writeKey":"wk"}',
         b'{"userId":"u","event":"A","writeKey":"wk"}\n{"userId":"v","event":"A","writeKey":"wk"}',
+        b'{"userId":"u","event":"A","writeKey":"wk"}{"userId":"v","event":"A","writeKey":"wk"}',
         b'\n{"userId":"u","event":"A","writeKey":"wk"}',
         b'{"userId":"u","event":"A",\r\n"writeKey":"wk"}\n',
         b'\xef\xbb\xbf{"userId":"u","event":"A","writeKey":"wk"}',
@@ -228,6 +229,12 @@ broken_bodies = st.sampled_from(
             None,
             None,
         ),
+    ]
+)
+@example(
+    [
+        (b'{"userId":"u","event":"A","writeKey":"wk"}{"userId":"v","event":"A","writeKey":"wk"}', "/v1/t", None, None),
+        (b"", "/v1/t", None, None),
     ]
 )
 def test_calls_that_are_taken_together_come_to_what_each_comes_to_alone(
