@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
+from pipeline.store import leftovers
 from schemas.errors import ConfigError, Unavailable
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03", "23505"})
 _ATTEMPTS: Final = 8
 _CLEAN: Final = 1  # `user_version` of an SQLite file in which nothing deleted is left from before deletes overwrote
+_MARK_CLEAN: Final = f"PRAGMA user_version={_CLEAN}"
 
 
 class Database:
@@ -47,6 +49,7 @@ class Database:
         self._glance = threading.Lock()
         self._kept: Connection | None = None
         path = None if self.postgres else make_url(self.url).database
+        self._file = Path(path) if path else None
         self._queue = Path(f"{path}-queue") if path else None
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
 
@@ -120,24 +123,22 @@ class Database:
             yield
 
     def overwrite_deleted(self) -> bool:
-        """Sees to it that nothing that was deleted can be found in SQLite's files: it is zeroed in the pages, and the log of writes is
-        emptied. The first time, what was deleted before is overwritten too, by writing the file anew. False while somebody
+        """Sees to it that nothing that was deleted can be found in SQLite's files: it is zeroed in the pages and in what they do not use, and
+        the log of writes is emptied. A file from before deletes overwrote is written anew. False while somebody
         reads: try again. PostgreSQL has ways of its own. Blocks."""
-        if self.postgres:
+        if self._file is None:
             return True
         with self._turn():
             dbapi: Any = self.engine.dialect.loaded_dbapi
             connection: Any = self.engine.raw_connection()
             try:
-                run = connection.driver_connection.execute
-                if run("PRAGMA user_version").fetchone()[0] < _CLEAN:
-                    run("VACUUM")
-                    run(f"PRAGMA user_version={_CLEAN}")
-                return bool(run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+                return _overwrite_deleted(connection.driver_connection.execute, self._file)
             except dbapi.Error as raised:
                 raise unavailable(_named(raised, dbapi)) from raised
+            except OSError as error:
+                raise _unusable(error.strerror or "no answer") from error
             finally:
-                connection.close()
+                connection.invalidate()  # it alone would keep pages as they were
 
     def close(self) -> None:
         """Waits for transactions under way, then closes the connections."""
@@ -145,6 +146,26 @@ class Database:
         if self._kept is not None:
             self._kept.close()
         self.engine.dispose()
+
+
+def _overwrite_deleted(run: Callable[[str], Any], file: Path) -> bool:
+    if run("PRAGMA user_version").fetchone()[0] < _CLEAN:
+        run("VACUUM")
+        run(_MARK_CLEAN)
+    if run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        return False
+    run("BEGIN IMMEDIATE")
+    try:
+        if Path(f"{file}-wal").stat().st_size:  # another program wrote in between
+            return False
+        found = leftovers.overwrite(file)
+        if found:
+            run(_MARK_CLEAN)  # any write: other connections forget what they have in memory
+    finally:
+        run("COMMIT")
+    if found is None:
+        run("VACUUM")
+    return found is not None or not run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
 
 def normalize(url: str) -> str:
