@@ -192,7 +192,7 @@ def _plain_lines(lines: bytes, bodies: Sequence[bytes]) -> Sequence[Plain | None
 
     The decoder asks for no line ends between events, so that a body of two beside one of none would pass for one each. But inside of an
     event no end of an object is followed by a line end and the begin of another: bodies that begin and end so hold one at least."""
-    if b"" not in bodies and all([body[0] == _OPENING and body[-1] == _CLOSING for body in bodies]):
+    if b"" not in bodies and False not in [body[0] == _OPENING and body[-1] == _CLOSING for body in bodies]:
         try:
             plains = decode_plain_lines(lines)
         except (msgspec.MsgspecError, RecursionError):
