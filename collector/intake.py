@@ -21,7 +21,7 @@ from collector.ids import MessageIds
 from collector.item import EVENT_LIMIT
 from collector.routes import Route
 from collector.sources import Gates, Policy, RateLimited
-from pipeline.log.contract import Drafts, Log
+from pipeline.log.contract import NO_DRAFTS, Drafts, Log
 from schemas.errors import Refused, Unavailable
 from schemas.topics import EVENTS
 
@@ -84,6 +84,11 @@ class _Group:
 
     def __len__(self) -> int:
         return len(self.singles) + len(self.entries)
+
+    def handed_over(self) -> Drafts:
+        """The records. They are the log's from here on: nobody else keeps what it has copied."""
+        records, self.records = self.records, NO_DRAFTS
+        return records
 
     def exchanges(self) -> Iterator[Exchange]:
         yield from self.singles
@@ -265,6 +270,7 @@ class Intake:
         group = self._group()
         group.entries.append((exchange, accepted, size))
         group.records += accepted.records
+        accepted.records = NO_DRAFTS
 
     def _gather_singles(self, run: Sequence[Arrived], taken: Singles) -> None:
         """Their records are charged already: `OVERHEAD` has what they hold besides the bodies."""
@@ -330,7 +336,7 @@ class Intake:
 
     async def _append(self, group: _Group) -> None:
         try:
-            await self._log.append(EVENTS, group.records)
+            await self._log.append(EVENTS, group.handed_over())
         except Unavailable as unavailable:
             for exchange in group.exchanges():
                 self._answer_unavailable(exchange, unavailable)

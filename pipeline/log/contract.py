@@ -12,7 +12,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, overload, runtime_checkable
+from typing import Final, NamedTuple, Protocol, overload, runtime_checkable
 
 MAX_RECORD_BYTES = 1_047_552  # key + value; larger ones make `append` raise ValueError. Fits a Kafka topic by default
 
@@ -62,6 +62,9 @@ class Drafts(Sequence[Record]):
     def __getitem__(self, at: slice) -> Sequence[Record]: ...
     def __getitem__(self, at: int | slice) -> Record | Sequence[Record]:
         return _joined(self.rows[at]) if isinstance(at, int) else [_joined(row) for row in self.rows[at]]
+
+
+NO_DRAFTS: Final = Drafts([], 0)
 
 
 def _joined(row: Draft) -> Record:

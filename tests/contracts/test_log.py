@@ -4,16 +4,18 @@ import asyncio
 import os
 import time
 import tracemalloc
+from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
+from weakref import ref
 
 import pytest
 
-from pipeline.log.contract import MAX_RECORD_BYTES, Batch, Log, Record, Retention, Start, Subscription
+from pipeline.log.contract import MAX_RECORD_BYTES, Batch, Drafts, Log, Record, Retention, Start, Subscription
 from pipeline.log.embedded import open_embedded
 from schemas.errors import PartitionLost
 from schemas.topics import EVENTS, RESOLVED, TOPICS, partition_of
@@ -118,6 +120,21 @@ async def consuming(log: Log, *, group: str = "g", start: Start | None = None) -
 
 
 # ── Appending ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_records_under_way_are_not_kept_beside_the_bytes_that_are_written(open_log: Open) -> None:
+    async with open_log() as log:
+        await log.append(EVENTS, numbered(1))  # connects
+        body = array("B", b"body")
+        kept = ref(body)
+        appending = asyncio.create_task(log.append(EVENTS, Drafts([(b"k", b"head ", body, NOW)], 10)))
+        del body
+        for _ in range(20):  # turns of the loop, far fewer than an acknowledgement takes
+            if kept() is not None:
+                await asyncio.sleep(0)
+        assert (kept(), appending.done()) == (None, False)
+        await appending
+        assert contents(await taken(log, 2)) == [b"0", b"head body"]
 
 
 async def test_topics_exist_with_their_partitions_once_the_log_is_open(open_log: Open) -> None:

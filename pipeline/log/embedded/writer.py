@@ -34,11 +34,12 @@ class _Append(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """What one turn of the loop appended."""
+    """What one turn of the loop appended. The records themselves are gone: freed here and now their memory serves the next ones, while another
+    core would have to fetch each to free it."""
 
-    appends: Sequence[_Append]
     frames: Sequence[Packed]
     size: int
+    done: Sequence[asyncio.Future[None]]
 
 
 class Writer:
@@ -70,6 +71,7 @@ class Writer:
             self._loop.call_soon(self._hand_over)
         done: asyncio.Future[None] = self._loop.create_future()
         self._appended.append(_Append(drafts.rows, size, done))
+        del records, drafts
         await done
 
     async def close(self) -> None:
@@ -82,15 +84,17 @@ class Writer:
 
     def _hand_over(self) -> None:
         appends, self._appended = self._appended, []
+        size = sum([append.size for append in appends])
+        done = [append.done for append in appends]
         try:
             frames = list(frames_of(appends, self._journal.partitions))
         except Exception as error:
-            self._resolve(appends, error)
+            self._resolve(done, size, error)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"log-{self._journal.folder.name}", daemon=True)
             self._thread.start()
-        self._queue.put(_Turn(appends, frames, sum([append.size for append in appends])))
+        self._queue.put(_Turn(frames, size, done))
 
     async def _admit(self, size: int) -> None:
         if self._closed:
@@ -134,7 +138,9 @@ class Writer:
                 self._journal.commit([frame for turn in turns for frame in turn.frames])
             except Exception as raised:
                 error = raised
-            self._loop.call_soon_threadsafe(self._resolve, [one for turn in turns for one in turn.appends], error)
+            done, size = [one for turn in turns for one in turn.done], sum([turn.size for turn in turns])
+            self._loop.call_soon_threadsafe(self._resolve, done, size, error)
+            del first, turns  # no bytes are kept while there is nothing to do
 
     def _gather(self, first: _Turn) -> Sequence[_Turn]:
         turns, size = [first], first.size
@@ -157,16 +163,16 @@ class Writer:
             log.info("log appends succeed again", topic=self._journal.folder.name)
         self._failing = error is not None
 
-    def _resolve(self, appends: Sequence[_Append], error: Exception | None) -> None:
-        for append in appends:
-            if append.done.done():
+    def _resolve(self, appends: Sequence[asyncio.Future[None]], size: int, error: Exception | None) -> None:
+        for done in appends:
+            if done.done():
                 continue
             if error is None:
-                append.done.set_result(None)
+                done.set_result(None)
             else:
-                append.done.set_exception(error)
+                done.set_exception(error)
         self._published()
-        self._release(sum(append.size for append in appends))
+        self._release(size)
         self._report(error)  # last: where the disk is full, writing a log line may fail as well
 
 

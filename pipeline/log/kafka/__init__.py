@@ -5,8 +5,9 @@ outside groups; topics.py creates what is missing; connection.py holds addresses
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from pipeline.log.contract import Batch, Log, Record, Retention, Start, Subscription
 from pipeline.log.kafka.appender import Appender
@@ -44,8 +45,8 @@ class KafkaLog:
         self._reader = reader
         self._prefix = prefix
 
-    async def append(self, topic: str, records: Sequence[Record]) -> None:
-        await self._appender.append(self._prefix + topic, records)
+    def append(self, topic: str, records: Sequence[Record]) -> Coroutine[Any, Any, None]:
+        return self._appender.append(self._prefix + topic, records)  # which keeps no record that it has copied
 
     def subscribe(
         self, topic: str, *, group: str, start: Start | None = None, max_records: int = 2_000

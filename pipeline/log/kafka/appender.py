@@ -134,6 +134,7 @@ class Appender:
                 self._busy += 1
                 self._idle.clear()
                 self._feed(lane)
+        del records, parts, some
         await group.done
 
     # ── One partition ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,6 +167,8 @@ class Appender:
         """Returns once the client has the lane's batch, which it holds on to for however long the cluster takes."""
         producer = await self._running_producer()
         batch = RecordBatch([row for part in lane.sending for row in part.rows], self._compress)
+        for part in lane.sending:
+            part.rows = ()  # their memory serves the next ones
         try:
             sent = await producer.send_batch(batch, lane.topic, partition=lane.partition)
         except Exception:
