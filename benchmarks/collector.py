@@ -2,13 +2,13 @@
 
 `python -m benchmarks.collector [--seconds S] [--connections N] [--log URL] [--json FILE]`. Singles are ~700 B, batches hold 100 events of
 ~1 KB; every message id is its own, and events sent at one time are of different persons and milliseconds. Server and load generator are
-processes of their own, on this machine. CPU is user + system of the server alone, in the best of three rounds that take turns with the
-floor. Without `--log`: the embedded log, fsynced, in a temporary folder.
+processes of their own, on this machine. CPU is user + system of the server alone, in the best of ten rounds that take turns with the
+floor: what else a machine does comes in phases of seconds. Without `--log`: the embedded log, fsynced, in a temporary folder for each round.
 
 Then latency at 70 % of what the server takes when requests are sent as they are due, whether or not others are answered: timed from when
 they were due, so that what waits for a connection counts. The generator shares the cores and is late itself at times; how late is
-a figure of its own. And the same by two server processes on one port, each with as many connections as the one had: where CPU per event
-stays, they scale with the cores.
+a figure of its own. And two server processes on one port with twice the load that one had, 30 % of what that takes: where CPU per event
+stays, they scale with the cores. (What they take at most says little here: the generator needs one of two cores then.)
 """
 
 import argparse
@@ -297,19 +297,26 @@ def serving(log_url: str, workers: int = 1) -> Iterator[tuple[int, list[int]]]:
 
 
 def run(log_url: str, shape: Shape, seconds: float, *, rate: float = 0, workers: int = 1) -> Load:
-    with serving(log_url, workers) as (port, ids):
+    with ExitStack() as stack:
+        url = log_url or f"embedded://{stack.enter_context(tempfile.TemporaryDirectory())}"
+        port, ids = stack.enter_context(serving("" if log_url == FLOOR else url, workers))
         asked = orjson.dumps([port, ids, tuple(shape), seconds, rate]).decode()
         command = [sys.executable, "-m", "benchmarks.collector", "--load", asked]
         return Load(*orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
-ROUNDS: Final = 3
+FLOOR: Final = "floor"
+ROUNDS: Final = 10
+
+
+def in_turns(*runs: Callable[[], Load]) -> list[Load]:
+    """Of each the round that took least CPU: what else the machine does can only add to it."""
+    rounds = [[run() for run in runs] for _ in range(ROUNDS)]
+    return [min(loads, key=lambda one: one.cpu_per_event) for loads in zip(*rounds, strict=True)]
 
 
 def measure(log_url: str, shape: Shape, seconds: float) -> list[Result]:
-    """Of the rounds the one that took least CPU, floor and load each: what else the machine does can only add to it."""
-    rounds = [(run("", shape, seconds), run(log_url, shape, seconds)) for _ in range(ROUNDS)]
-    floor, load = (min(loads, key=lambda one: one.cpu_per_event) for loads in zip(*rounds, strict=True))
+    floor, load = in_turns(partial(run, FLOOR, shape, seconds), partial(run, log_url, shape, seconds))
     figures: Sequence[tuple[str, str, Callable[[Load], float]]] = (
         ("events/s", "events/s", lambda one: one.events_per_second),
         ("CPU per event", "µs", lambda one: one.cpu_per_event),
@@ -326,7 +333,7 @@ ATTEMPTS: Final = 3
 def at_seventy_percent(log_url: str, shape: Shape, seconds: float, closed: Load) -> list[Result]:
     """A generator that sends what is due has more to do than one that waits for answers, so the capacity is that of such a run. Where less
     was taken than 70 % of it, the machine had something else to do meanwhile, and both are measured again."""
-    shape = shape._replace(connections=4 * shape.connections)
+    shape, seconds = shape._replace(connections=4 * shape.connections), 3 * seconds
     for _ in range(ATTEMPTS):
         most = run(log_url, shape, seconds, rate=closed.events_per_second / shape.events)
         paced = run(log_url, shape, seconds, rate=0.7 * most.events_per_second / shape.events)
@@ -341,13 +348,19 @@ def at_seventy_percent(log_url: str, shape: Shape, seconds: float, closed: Load)
     ]
 
 
-def by_two(log_url: str, shape: Shape, seconds: float, one: Load) -> list[Result]:
-    two = run(log_url, shape._replace(connections=2 * shape.connections), seconds, workers=2)
+def by_two(log_url: str, shape: Shape, seconds: float, closed: Load) -> list[Result]:
+    rate = 0.3 * closed.events_per_second / shape.events
+    twice = shape._replace(connections=2 * shape.connections)
+    one, two = in_turns(
+        partial(run, log_url, shape, seconds, rate=rate),
+        partial(run, log_url, twice, seconds, rate=2 * rate, workers=2),
+    )
+    most = run(log_url, twice, seconds, workers=2)
+    name = f"{shape.name}, two processes"
     return [
-        result(f"{shape.name}, two processes: CPU per event", two.cpu_per_event, "µs", floor=one.cpu_per_event),
-        result(
-            f"{shape.name}, two processes: events/s", two.events_per_second, "events/s", floor=one.events_per_second
-        ),
+        result(f"{name}, twice the load: CPU per event", two.cpu_per_event, "µs", floor=one.cpu_per_event),
+        result(f"{name}, twice the load: events/s", two.events_per_second, "events/s", floor=one.events_per_second),
+        result(f"{name}: events/s at most", most.events_per_second, "events/s", floor=closed.events_per_second),
     ]
 
 
@@ -355,7 +368,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.collector", description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--log", help="kafka://host:port or embedded:///folder")
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a round")
     parser.add_argument("--connections", type=int, default=64, help="of singles; batches come on an eighth as many")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
@@ -372,10 +385,8 @@ def main(argv: list[str] | None = None) -> list[Result]:
         Shape("singles", 1, asked.connections),
         Shape("batches of 100", 100, max(1, asked.connections // 8)),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        url = asked.log or f"embedded://{folder}"
-        results = [one for shape in shapes for one in measure(url, shape, asked.seconds)]
-    return finish(f"collector on {url.partition(':')[0]}", results, asked.json)
+    results = [one for shape in shapes for one in measure(asked.log or "", shape, asked.seconds)]
+    return finish(f"collector on {(asked.log or 'embedded').partition(':')[0]}", results, asked.json)
 
 
 if __name__ == "__main__":
