@@ -13,8 +13,9 @@ from starlette.routing import BaseRoute
 
 from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
+from collector.exchanges import Exchange
 from collector.headers import KeepIp, client_ip, content_encoding, preflight
-from collector.intake import WIRE_LIMIT, Exchange, Intake, utc_micros
+from collector.intake import WIRE_LIMIT, Intake, utc_micros
 from collector.routes import ROUTES, Route
 from collector.sdk import sdk_routes
 from collector.sources import Policy

@@ -1,7 +1,6 @@
 """What becomes of a request, whatever face it came in by: accepted, appended together with its neighbours, answered.
 
-Memory is bounded: what is in flight is counted in bytes, and beyond the limit new requests are put off before their bodies are
-read. Requests that arrive while the log is busy share the next append, so that one wake-up answers all of them.
+Requests that arrive while the log is busy share the next append, so that one wake-up answers all of them.
 """
 
 import asyncio
@@ -13,14 +12,13 @@ from typing import Final
 import structlog
 
 from collector.accept import Accepted, Singles, accept, accept_singles, none_of, single
-from collector.answers import SUCCESS, error_body
 from collector.body import BODY_LIMIT, decompress, too_large
-from collector.counts import Counts
+from collector.exchanges import INTERNAL_ERROR, Exchange, Exchanges
 from collector.headers import Authorization, KeepIp, kept_ip
 from collector.ids import MessageIds
 from collector.item import EVENT_LIMIT
 from collector.routes import Route
-from collector.sources import Gates, Policy, RateLimited
+from collector.sources import Gates, Policy
 from pipeline.log.contract import NO_DRAFTS, Drafts, Log
 from schemas.errors import Refused, Unavailable
 from schemas.topics import EVENTS
@@ -36,32 +34,11 @@ SIZEABLE: Final = 256 << 10  # bytes that are worth an append although another o
 MAX_APPENDS: Final = 2  # at once: the log has the next one when it is done with the first
 GATHER_SECONDS: Final = 0.001  # for as many requests as last time; a timer of the loop takes up to twice that
 SLOW_RETRY: Final = 5.0
-CALM: Final = 600_000_000  # microseconds without a refusal after which another one is news
 _SLOW: Final = "the event log is slow; send again"
 
 
 def utc_micros() -> int:
     return time.time_ns() // 1000
-
-
-class Exchange:
-    """One request on its way: the bytes it holds, its source once known, whether the answer was given."""
-
-    __slots__ = ("answered", "charged", "origin", "source")
-
-    def __init__(self, origin: bytes | None = None) -> None:
-        self.origin = origin  # of the page that sends, if any
-        self.answered = False
-        self.charged = 0
-        self.source = ""
-
-    def reply(self, status: int, body: bytes, after: float | None) -> None:
-        """Gives the answer; called once, or `succeed` is. `after` is Retry-After in seconds."""
-        raise NotImplementedError
-
-    def succeed(self) -> None:
-        """Gives the answer that nothing was lost."""
-        self.reply(200, SUCCESS, None)
 
 
 Arrived = tuple[Exchange, Route, str | None, bytes, bytes, str | None]
@@ -96,8 +73,8 @@ class _Group:
             yield exchange
 
 
-class Intake:
-    """Belongs to the event loop that it is used in. `in_flight_bytes` is what all exchanges hold."""
+class Intake(Exchanges):
+    """Belongs to the event loop that it is used in."""
 
     def __init__(
         self,
@@ -112,19 +89,15 @@ class Intake:
         bearer: Callable[[bytes], str] | None,
         keep_ip: KeepIp = "all",
     ) -> None:
-        self.counts = Counts()
-        self.in_flight_bytes = 0
+        super().__init__(clock=clock, max_in_flight_bytes=max_in_flight_bytes)
         self.sources = sources
         self._log = log
         self._gates = Gates(policies)
         self._gated = bool(self._gates)
         self._auth = Authorization(sources, bearer, self._gates.token_only)
         self._keep_ip: KeepIp = keep_ip
-        self._clock = clock
         self._new_id = new_id or MessageIds()
         self._append_timeout = append_timeout
-        self._max_in_flight_bytes = max_in_flight_bytes
-        self._refusing: dict[tuple[str, str], int] = {}  # when a source was last refused for a reason
         self._gathering: deque[_Group] = deque()
         self._appending: dict[_Group, None] = {}  # in the order they began
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,19 +126,6 @@ class Intake:
             raise Unavailable(_SLOW, after=SLOW_RETRY)
         self.charge(exchange, expected + OVERHEAD)
         return source
-
-    def charge(self, exchange: Exchange, size: int) -> None:
-        """Counts bytes as in flight until the exchange ends. A request on its own always fits."""
-        others = self.in_flight_bytes - exchange.charged
-        if others > 0 and self.in_flight_bytes + size > self._max_in_flight_bytes:
-            raise Unavailable("too much is being received; send again", after=1)
-        exchange.charged += size
-        self.in_flight_bytes += size
-
-    def release(self, exchange: Exchange) -> None:
-        """The exchange holds nothing any more."""
-        self.in_flight_bytes -= exchange.charged
-        exchange.charged = 0
 
     def take(
         self, exchange: Exchange, route: Route, source: str | None, wire: bytes, encoding: bytes, ip: str | None
@@ -343,7 +303,7 @@ class Intake:
         except Exception:
             log.exception("append broke", requests=len(group))
             for exchange in group.exchanges():
-                self._answer(exchange, 500, _INTERNAL)
+                self._answer(exchange, 500, INTERNAL_ERROR)
         else:
             self._finish_singles(group)
             for exchange, accepted, size in group.entries:
@@ -373,36 +333,6 @@ class Intake:
         pause = min(1.0, self._append_timeout / 4)
         self._watchdog = loop.call_later(pause, self._watch, loop) if busy else None
 
-    # ── Answers ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def refuse(self, exchange: Exchange, refused: Refused) -> None:
-        """Answers a request that is wrong as a whole. Nothing of it is in the books, so the log says when such requests begin to
-        come: many SDKs tell nobody."""
-        kind, now = (exchange.source, refused.code), self._clock()
-        self.counts.turned_away[kind] += 1
-        if now - self._refusing.get(kind, -CALM) >= CALM:
-            log.warning("requests refused", source=exchange.source, code=refused.code, reason=refused.message)
-        self._refusing[kind] = now
-        after = refused.after if isinstance(refused, RateLimited) else None
-        self._answer(exchange, refused.status, error_body(refused.code, refused.message), after)
-        self.release(exchange)
-
-    def put_off(self, exchange: Exchange, unavailable: Unavailable) -> None:
-        """Answers a request that is to come again."""
-        self._answer_unavailable(exchange, unavailable)
-        self.release(exchange)
-
-    def abandon(self, exchange: Exchange) -> None:
-        """The client left before its request was complete: there is nobody to answer."""
-        self.counts.disconnected += 1
-        exchange.answered = True
-        self.release(exchange)
-
-    def _fail(self, exchange: Exchange) -> None:
-        log.exception("request failed", source=exchange.source)
-        self._answer(exchange, 500, _INTERNAL)
-        self.release(exchange)
-
     def _finish_singles(self, group: _Group) -> None:
         counts = self.counts
         for source, size in group.bytes.items():
@@ -415,32 +345,3 @@ class Intake:
             for exchange in group.singles:
                 exchange.answered = True
                 exchange.succeed()
-
-    def _finish(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
-        counts = self.counts
-        counts.bytes[accepted.source] += size
-        for source, number in accepted.accepted.items():
-            counts.accepted[source] += number
-        for pair, number in accepted.refused.items():
-            counts.refused[pair] += number
-        answer = accepted.answer
-        if answer is None:
-            if not exchange.answered:
-                exchange.answered = True
-                counts.requests[exchange.source, 200] += 1
-                exchange.succeed()
-        else:
-            self._answer(exchange, answer.status, error_body(answer.code, answer.message))
-
-    def _answer_unavailable(self, exchange: Exchange, unavailable: Unavailable) -> None:
-        self._answer(exchange, 503, error_body("unavailable", str(unavailable)), unavailable.after)
-
-    def _answer(self, exchange: Exchange, status: int, body: bytes, after: float | None = None) -> None:
-        if exchange.answered:
-            return
-        exchange.answered = True
-        self.counts.requests[exchange.source, status] += 1
-        exchange.reply(status, body, after)
-
-
-_INTERNAL: Final = error_body("internal", "an error of the server; try again")

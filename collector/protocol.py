@@ -19,8 +19,9 @@ from uvicorn.server import ServerState
 
 from collector.answers import SUCCESS, json_headers
 from collector.body import too_large
+from collector.exchanges import Exchange
 from collector.headers import Headers, client_ip, content_encoding
-from collector.intake import WIRE_LIMIT, Exchange, Intake
+from collector.intake import WIRE_LIMIT, Intake
 from collector.known_heads import KnownHead, KnownHeads
 from collector.routes import ROUTES, Route
 from schemas.errors import Refused, Unavailable

@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from collector.app import Collector, Message, Scope, create_collector
 from collector.body import BODY_LIMIT
+from collector.exchanges import CALM
 from collector.headers import KeepIp
-from collector.intake import CALM
 from collector.sources import Policy
 from pipeline.log.contract import Batch, Record, Start, Subscription
 from schemas.errors import Unavailable
