@@ -28,7 +28,6 @@ T = TypeVar("T")
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03", "23505"})
 _ATTEMPTS: Final = 8
 _CLEAN: Final = 1  # `user_version` of an SQLite file in which nothing deleted is left from before deletes overwrote
-_MARK_CLEAN: Final = f"PRAGMA user_version={_CLEAN}"
 
 
 class Database:
@@ -49,7 +48,7 @@ class Database:
         self._glance = threading.Lock()
         self._kept: Connection | None = None
         path = None if self.postgres else make_url(self.url).database
-        self._file = Path(path) if path else None
+        self._file = Path(path).resolve() if path else None  # beside which SQLite has its others
         self._queue = Path(f"{path}-queue") if path else None
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
 
@@ -151,16 +150,17 @@ class Database:
 def _overwrite_deleted(run: Callable[[str], Any], file: Path) -> bool:
     if run("PRAGMA user_version").fetchone()[0] < _CLEAN:
         run("VACUUM")
-        run(_MARK_CLEAN)
+        run(f"PRAGMA user_version={_CLEAN}")
     if run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
         return False
     run("BEGIN IMMEDIATE")
     try:
-        if Path(f"{file}-wal").stat().st_size:  # another program wrote in between
+        log = Path(f"{file}-wal")
+        if log.exists() and log.stat().st_size:  # another program wrote in between
             return False
         found = leftovers.overwrite(file)
-        if found:
-            run(_MARK_CLEAN)  # any write: other connections forget what they have in memory
+        if found:  # a write that changes nothing: other connections forget what they have in memory
+            run(f"PRAGMA user_version={run('PRAGMA user_version').fetchone()[0]}")
     finally:
         run("COMMIT")
     if found is None:

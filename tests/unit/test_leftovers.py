@@ -1,7 +1,9 @@
 """What SQLite leaves in the unused space of its pages is written over with the rest of what was deleted."""
 
+import os
 import random
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -159,3 +161,37 @@ def test_while_somebody_reads_it_is_to_be_tried_again(path: Path, database: Data
         reader.execute("COMMIT")
         assert database.overwrite_deleted()
         assert GONE not in files(path)
+
+
+def test_a_database_may_be_reached_through_a_link(path: Path, database: Database) -> None:
+    (link := path.parent / "link.sqlite").symlink_to(path)
+    linked = Database(f"sqlite:///{link}")
+    with closing(connected(path)) as connection:
+        with_leftovers(connection, path)
+        assert linked.overwrite_deleted()
+        assert GONE not in files(path)
+    linked.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_the_space_of_a_removed_file_is_given_back_when_the_next_is_looked_at(tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return sum("gone.sqlite" in os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+
+    for _ in range(3):
+        gone = Database(f"sqlite:///{tmp_path}/gone.sqlite")
+        assert gone.overwrite_deleted()
+        gone.close()
+        (tmp_path / "gone.sqlite").unlink()
+    assert descriptors() == 1
+
+
+def test_pages_that_end_with_bytes_of_an_extension_are_left_alone(path: Path, database: Database) -> None:
+    with closing(connected(path)) as connection:
+        with_leftovers(connection, path)
+    database.close()
+    raw = bytearray(path.read_bytes())
+    raw[20] = 8  # reserved at the end of each page
+    path.write_bytes(raw)
+    assert overwrite(path) is None
+    assert path.read_bytes() == raw

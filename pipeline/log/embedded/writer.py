@@ -21,7 +21,7 @@ from schemas.errors import Unavailable
 
 log = structlog.get_logger()
 
-MAX_IN_FLIGHT: Final = 16 << 20  # bytes of a topic that wait to be durable, held twice; one larger append goes alone
+MAX_IN_FLIGHT: Final = 16 << 20  # bytes of a topic that wait to be durable; one larger append goes alone
 MAX_COMMIT: Final = 8 << 20
 MAX_FRAME: Final = 1 << 20
 RECORD_OVERHEAD: Final = 128  # what a record costs in memory besides its bytes
@@ -140,7 +140,7 @@ class Writer:
                 error = raised
             done, size = [one for turn in turns for one in turn.done], sum([turn.size for turn in turns])
             self._loop.call_soon_threadsafe(self._resolve, done, size, error)
-            del first, turns  # no bytes are kept while there is nothing to do
+            del first, turns, done, error  # no bytes are kept while there is nothing to do
 
     def _gather(self, first: _Turn) -> Sequence[_Turn]:
         turns, size = [first], first.size
