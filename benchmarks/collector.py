@@ -46,6 +46,7 @@ WRITE_KEY: Final = "benchmark"
 SUCCESS: Final = b'{"success": true}'
 WARM_UP: Final = 1.0  # seconds
 WINDOW: Final = 0.5
+FLOOR: Final = "floor"
 LINUX: Final = sys.platform.startswith("linux")
 
 
@@ -86,7 +87,7 @@ _START: Final[Message] = {
 
 
 def serve(log_url: str, port: int = 0) -> None:
-    """Prints its port and nothing else, then serves until it is terminated. An empty URL serves the floor."""
+    """Prints its port and nothing else, then serves until it is terminated. `FLOOR` instead of a log's URL serves the floor."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -96,7 +97,7 @@ def serve(log_url: str, port: int = 0) -> None:
 
 
 async def _serve(log_url: str, listening: socket.socket) -> None:
-    if not log_url:
+    if log_url == FLOOR:
         await _answer(_server(answer_at_once), listening)
         return
     async with open_log(log_url, partitions=8) as log:
@@ -310,15 +311,15 @@ def serving(log_url: str, workers: int = 1) -> Iterator[tuple[int, list[int]]]:
 
 
 def run(log_url: str, shape: Shape, seconds: float, *, rate: float = 0, workers: int = 1) -> Load:
+    """One round. Without a URL on an embedded log of its own."""
     with ExitStack() as stack:
         url = log_url or f"embedded://{stack.enter_context(tempfile.TemporaryDirectory())}"
-        port, ids = stack.enter_context(serving("" if log_url == FLOOR else url, workers))
+        port, ids = stack.enter_context(serving(url, workers))
         asked = orjson.dumps([port, ids, tuple(shape), seconds, rate]).decode()
         command = [sys.executable, "-m", "benchmarks.collector", "--load", asked]
         return Load(*orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
-FLOOR: Final = "floor"
 ROUNDS: Final = 10
 
 

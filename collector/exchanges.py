@@ -3,7 +3,9 @@
 Memory is bounded: what is in flight is counted in bytes, and beyond the limit new requests are put off before their bodies are read.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -20,7 +22,7 @@ CALM: Final = 600_000_000  # microseconds without a refusal after which another 
 INTERNAL_ERROR: Final = error_body("internal", "an error of the server; try again")
 
 
-class Exchange:
+class Exchange(ABC):
     """One request on its way: the bytes it holds, its source once known, whether the answer was given."""
 
     __slots__ = ("answered", "charged", "origin", "source")
@@ -31,9 +33,9 @@ class Exchange:
         self.charged = 0
         self.source = ""
 
+    @abstractmethod
     def reply(self, status: int, body: bytes, after: float | None) -> None:
         """Gives the answer; called once, or `succeed` is. `after` is Retry-After in seconds."""
-        raise NotImplementedError
 
     def succeed(self) -> None:
         """Gives the answer that nothing was lost."""
@@ -90,6 +92,20 @@ class Exchanges:
         log.exception("request failed", source=exchange.source)
         self._answer(exchange, 500, INTERNAL_ERROR)
         self.release(exchange)
+
+    def _finish_singles(self, singles: Sequence[Exchange], sizes: Mapping[str, int], *, late: bool) -> None:
+        """Usual calls, with the bytes of their bodies by source. Those that were `late` have been told to come again."""
+        counts = self.counts
+        for source, size in sizes.items():
+            counts.bytes[source] += size
+        for source, number in Counter([exchange.source for exchange in singles]).items():
+            counts.accepted[source] += number
+            if not late:
+                counts.requests[source, 200] += number
+        if not late:
+            for exchange in singles:
+                exchange.answered = True
+                exchange.succeed()
 
     def _finish(self, exchange: Exchange, accepted: Accepted, size: int) -> None:
         counts = self.counts

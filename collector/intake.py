@@ -305,7 +305,7 @@ class Intake(Exchanges):
             for exchange in group.exchanges():
                 self._answer(exchange, 500, INTERNAL_ERROR)
         else:
-            self._finish_singles(group)
+            self._finish_singles(group.singles, group.bytes, late=group.late)
             for exchange, accepted, size in group.entries:
                 self._finish(exchange, accepted, size)
         finally:
@@ -332,16 +332,3 @@ class Intake(Exchanges):
         busy = self._appending or self._gathering
         pause = min(1.0, self._append_timeout / 4)
         self._watchdog = loop.call_later(pause, self._watch, loop) if busy else None
-
-    def _finish_singles(self, group: _Group) -> None:
-        counts = self.counts
-        for source, size in group.bytes.items():
-            counts.bytes[source] += size
-        for source, number in Counter([exchange.source for exchange in group.singles]).items():
-            counts.accepted[source] += number
-            if not group.late:
-                counts.requests[source, 200] += number
-        if not group.late:  # else they were told to come again
-            for exchange in group.singles:
-                exchange.answered = True
-                exchange.succeed()
