@@ -35,7 +35,7 @@ _RESPONSE: Final = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]+\r\n((?:[^\r\n:]+: [^
 _INTERESTING: Final = (
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"0\r\n\r\n",
     b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Upgrade: h2c\r\nConnection: upgrade\r\n", b"HTTP/1.0", b"\xff\xfe",
-    b"Content-Encoding: gzip\r\n", b"{" * 2000, b"[" * 2000, b'"', b"\\ud800", b"\\", b"1e999", b"NaN", b"-", b"CONNECT a:1 HTTP/1.1\r\n\r\n",
+    b"Content-Encoding: gzip\r\n", b"X-Request-Id: c\r\n", b"cookie: d\r\n", b"{" * 2000, b"[" * 2000, b'"', b"\\ud800", b"\\", b"1e999", b"NaN", b"-", b"CONNECT a:1 HTTP/1.1\r\n\r\n",
 )  # fmt: skip
 
 
@@ -146,7 +146,10 @@ def requests() -> list[bytes]:
     return [
         head % b"/v1/t" + b"Content-Length: %d\r\n\r\n" % len(_EVENT) + _EVENT,
         head % b"/v1/batch" + b"Authorization: Basic d2s6\r\nContent-Length: %d\r\n\r\n" % len(_BATCH) + _BATCH,
-        head % b"/b?x=y" + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed,
+        head % b"/b?x=y"
+        + b"User-Agent: a\r\nX-Forwarded-For: 1.2.3.4, b\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+        % len(packed)
+        + packed,
         head % b"/v1/import/" + b"Transfer-Encoding: chunked\r\n\r\n" + chunks,
         head % b"/v1/m" + b"Content-Length: 2\r\n\r\n{}",
         b"GET /v1/projects/wk/settings HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -1,8 +1,10 @@
 """Heads of requests that came before. A client repeats its head but for the length of the body, so what the parser said of it the first
-time is known of it the next: most requests need no parser.
+time is known of it the next: most requests need no parser. Proxies and tracing add lines that are different each time, and browsers tell
+who they are; without these lines such heads are alike as well.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from collector.headers import Headers, content_encoding
@@ -13,6 +15,12 @@ MOST_BYTES: Final = 2_048
 DIGITS: Final = 9  # more are for the parser to refuse
 _LENGTH: Final = b"ength: "
 _LENGTH_SIZE: Final = len(_LENGTH)
+# Fields that say nothing of how a request is to be taken, as they are usually spelled. X-Forwarded-For does, and its values are read.
+_VARYING: Final = (
+    *("User-Agent", "Referer", "Accept-Language", "Cookie", "Forwarded", "X-Real-Ip", "True-Client-Ip"),
+    *("X-Request-Id", "X-Correlation-Id", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "Cf-Ray", "Cf-Connecting-Ip"),
+    *("Traceparent", "Tracestate", "Baggage", "X-Amz-Cf-Id"),
+)
 
 
 class KnownHead(NamedTuple):
@@ -27,11 +35,12 @@ class KnownHead(NamedTuple):
 
 class KnownHeads:
     """Heads by what there is of them beside the number behind the first field whose name ends in length; that of the body, as `learn` makes
-    sure. Bounded: rather than finding out which are old, all are forgotten."""
+    sure. Bounded: rather than finding out which are old, all are forgotten. `alike` are heads by their constant lines."""
 
     def __init__(self) -> None:
         self._heads: dict[bytes, KnownHead] = {}
         self._numbers: dict[bytes, int] = {}
+        self.alike: dict[bytes, KnownHead] = {}
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -41,8 +50,9 @@ class KnownHeads:
         end = data.find(b"\r\n\r\n") + 4
         at = data.find(_LENGTH, 0, end) + _LENGTH_SIZE
         stop = data.find(b"\r", at, end)
-        known = self._heads.get(data[:at] + data[stop:end])
-        if known is None:
+        head = data[:at] + data[stop:end]
+        known = self._heads.get(head)
+        if known is None and (known := self._find_alike(head)) is None:
             return None
         length = self._numbers.get(data[at:stop])
         if length is None and (length := self._number(data[at:stop])) is None:
@@ -60,15 +70,30 @@ class KnownHeads:
         name = head[head.rfind(b"\n", 0, at) + 1 : at]
         if name.lower() != b"content-length: " or values.get(b"content-length") != head[at:stop]:
             return
-        if len(self._heads) >= MOST:
-            self._heads.clear()
-        self._heads[head[:at] + head[stop:]] = KnownHead(
+        known = KnownHead(
             route,
             values.get(b"authorization"),
             values.get(b"origin"),
             content_encoding(headers),
             [value for name, value in headers if name == b"x-forwarded-for"],
         )
+        key = head[:at] + head[stop:]
+        constant, forwarded = _constant(key)
+        _keep(self._heads, key, known)
+        if len(forwarded) == len(known.forwarded):  # spelled in the usual way
+            _keep(self.alike, constant, known)
+
+    def _find_alike(self, head: bytes) -> KnownHead | None:
+        """A head that has the constant lines of one that came before."""
+        if len(head) > MOST_BYTES:
+            return None
+        constant, forwarded = _constant(head)
+        known = self.alike.get(constant)
+        if known is None:
+            return None
+        known = known._replace(forwarded=forwarded)
+        _keep(self._heads, head, known)
+        return known
 
     def _number(self, digits: bytes) -> int | None:
         if not digits.isdigit() or len(digits) > DIGITS:
@@ -79,4 +104,31 @@ class KnownHeads:
         return number
 
 
+def _keep(heads: dict[bytes, KnownHead], key: bytes, head: KnownHead) -> None:
+    if len(heads) >= MOST:
+        heads.clear()
+    heads[key] = head
+
+
+def _constant(head: bytes) -> tuple[bytes, Sequence[bytes]]:
+    """A head without the lines that vary, and the values of X-Forwarded-For."""
+    parts = _LINES.split(head)
+    return b"".join(parts[::2]), [value for value in parts[1::2] if value is not None]
+
+
+def _lines(names: Iterable[str]) -> "re.Pattern[bytes]":
+    """Finds whole lines with these fields, the value of the first one apart. No control characters in them, and no line that is continued by the
+    next: all other is the parser's to judge."""
+    first, *others = [
+        "-".join(f"[{word[0]}{word[0].lower()}]{_tail(word)}" for word in name.split("-")) for name in names
+    ]
+    value = "[!-~](?:[ -~]*[!-~])?"
+    return re.compile(f"\r\n(?:{first}: ({value})|(?:{'|'.join(others)}): {value})(?=\r\n[^ \t])".encode())
+
+
+def _tail(word: str) -> str:
+    return f"[{word[1]}{word[1].upper()}]" if word in ("Id", "Ip") else word[1:]
+
+
+_LINES: Final = _lines(("X-Forwarded-For", *_VARYING))
 _PECULIAR: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))

@@ -11,8 +11,10 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from collector.app import Collector, Message, Receive, Scope, Send, create_collector
+from collector.headers import Headers
 from collector.known_heads import MOST, KnownHeads
 from collector.protocol import Limits, protocol_class
+from collector.routes import Route
 from tests.contracts.test_http import BATCH, SUCCESS, single
 from tests.http import Client, Server, chunked, connected, head, post
 from tests.unit.test_collector import RecordingLog
@@ -61,6 +63,9 @@ BROKEN = {
     "a chunk longer than it says": head("/v1/t", "Transfer-Encoding: chunked") + b"1\r\n{}\r\n0\r\n\r\n",
     "a chunk size ended by a bare LF": head("/v1/t", "Transfer-Encoding: chunked") + b"2\n{}\r\n0\r\n\r\n",
     "a folded header": head("/v1/t", "X-Folded: a\r\n b", LENGTH) + BODY,
+    "a folded header of those that vary": head("/v1/t", "User-Agent: a\r\n b", LENGTH) + BODY,
+    "NUL in a header of those that vary": head("/v1/t", "User-Agent: a\0b", LENGTH) + BODY,
+    "a bare CR in a header of those that vary": head("/v1/t", "X-Forwarded-For: 1.2.3.4\rX: b", LENGTH) + BODY,
     "a folded transfer encoding": head("/v1/t", "Transfer-Encoding:\r\n chunked") + chunked(BODY),
     "an unknown transfer encoding": head("/v1/t", "Transfer-Encoding: xchunked") + chunked(BODY),
     "chunked below another encoding": head("/v1/t", "Transfer-Encoding: gzip, chunked") + chunked(BODY),
@@ -466,6 +471,64 @@ async def test_nothing_broken_becomes_known(known: tuple[int, KnownHeads], reque
     assert len(heads) == 1
 
 
+class Counting(KnownHeads):
+    """Counts what the parser had to look at."""
+
+    parsed = 0
+
+    def learn(self, head: bytes, headers: Headers, route: Route) -> None:
+        self.parsed += 1
+        super().learn(head, headers, route)
+
+
+async def addresses(heads: KnownHeads, *requests: bytes) -> list[str | None]:
+    """What is kept as the caller's address behind a proxy of ours."""
+    log = RecordingLog()
+    collector = create_collector(log=log, sources={"wk": "web"}, trusted_hops=1)
+    protocol = protocol_class(collector.intake, trusted_hops=1)
+    protocol.known_heads = heads
+    async with Server(collector, protocol).running() as port:
+        assert set(await statuses(port, *requests)) == {200}
+    return [event.ip for event in log.events]
+
+
+def behind_a_proxy(number: int) -> bytes:
+    return post(
+        "/v1/t",
+        BODY,
+        f"x-forwarded-for: 203.0.113.{number}, 198.51.100.{number}",
+        f"X-Request-ID: 0f{number:030x}",
+        f"User-Agent: Mozilla/5.0 (X11; rv:{number}) Firefox/{number}",
+        f"traceparent: 00-{number:032x}-{number:016x}-01",
+    )
+
+
+async def test_heads_that_differ_in_what_proxies_and_browsers_add_are_alike() -> None:
+    heads = Counting()
+    assert await addresses(heads, *map(behind_a_proxy, range(20))) == [f"198.51.100.{n}" for n in range(20)]
+    assert (heads.parsed, len(heads.alike)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "another",
+    [
+        ("X-Forwarded-For: 203.0.113.7", "X-FORWARDED-FOR: 198.51.100.9"),
+        ("X-Forwarded-For: 203.0.113.7", "X-Forwarded-For:198.51.100.9"),
+        ("X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 198.51.100.9"),
+        ("X-Forwarded-For: 198.51.100.9 ",),
+        ("X-Forwarded-For:  198.51.100.9",),
+        ("User-Agent: X-Forwarded-For: 203.0.113.7", "X-Forwarded-For: 198.51.100.9"),
+        ("User-Agent: length: 5", "X-Forwarded-For: 198.51.100.9"),
+    ],
+)
+async def test_an_address_is_found_however_its_field_is_spelled(another: tuple[str, ...]) -> None:
+    """Of lines that are not written in the usual way nothing is guessed."""
+    requests = [post("/v1/t", BODY, "X-Forwarded-For: 192.0.2.1"), post("/v1/t", BODY, *another)]
+    for order in (requests, requests[::-1]):
+        expected = ["192.0.2.1" if one is requests[0] else "198.51.100.9" for one in order]
+        assert await addresses(KnownHeads(), *order, *order) == expected * 2
+
+
 async def test_known_heads_are_bounded(known: tuple[int, KnownHeads]) -> None:
     port, heads = known
     async with connected(port) as client:
@@ -473,3 +536,4 @@ async def test_known_heads_are_bounded(known: tuple[int, KnownHeads]) -> None:
             client.send(head("/v1/t", f"X-Number: {n}", LENGTH) + BODY)
             assert (await client.reply()).status == 200
     assert 0 < len(heads) <= MOST
+    assert 0 < len(heads.alike) <= MOST
