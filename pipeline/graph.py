@@ -5,7 +5,7 @@ from collections.abc import Collection as Container
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pipeline.identity import NO_IDS, Demoted, Rules, decide
 from pipeline.profile import (
@@ -206,7 +206,7 @@ class Graph:
         `refused` are identifiers that were none to begin with, for the record; `consent` what the person prefers."""
         self.seq += 1
         self.news = self.left = None
-        if ids and not accounts and not refused and (known := self._all_of_one(ids)) is not None:
+        if ids and not accounts and not refused and (known := self._all_of_one(ids, event, rules)) is not None:
             nodes, profile = known
             at = event.timestamp if event.timestamp < event.received_at else event.received_at  # faster than min()
             self._fold(nodes, profile, event, at, None if event.type == "group" else traits, rules)
@@ -225,7 +225,9 @@ class Graph:
         promoted = [*person.ids, *account.ids] if account.ids else person.ids
         return Outcome(person.profile, person.node, promoted, demoted, account.profile)
 
-    def _all_of_one(self, ids: Sequence[ExternalId]) -> tuple[Sequence[Node], Profile] | None:
+    def _all_of_one(
+        self, ids: Sequence[ExternalId], event: Event, rules: Rules
+    ) -> tuple[Sequence[Node], Profile] | None:
         """Most events say nothing new: their ids are known, and of one profile. No rule can be broken by those: this is what `_resolve`
         comes to for them. Events of one visitor share their ids, and what was found for these holds until the profile is
         absorbed or an id moves."""
@@ -251,10 +253,10 @@ class Graph:
             return None
         for node in found:
             if node.profile != owner.id:
-                self._leave(node.profile)
-                node.profile = owner.id
-                self.changed_nodes.add(node.key)
-        self._found[id(ids)] = found, owner, ids
+                self._follow(found, owner, event, rules)
+                break
+        else:
+            self._found[id(ids)] = found, owner, ids
         return found, owner
 
     def _fold(
@@ -300,6 +302,7 @@ class Graph:
         for one in decision.moved:
             self._move(str(one), profile, seq, cause)
         nodes = [self._node(one, profile, cause) for one in decision.ids]
+        self._follow(nodes, profile, cause.event, cause.rules)
         self._fold(nodes, profile, cause.event, cause.at, traits, cause.rules)
         if consent is not None:
             _prefer(nodes[0], profile, consent, cause.event, cause.at)
@@ -377,16 +380,30 @@ class Graph:
             node = self.nodes[key] = Node(key)
         if node.profile is None:
             event = cause.event
+            node.profile = profile.id
             node.added_at, node.seq, node.home = cause.at, self.seq, profile.id
             node.source, node.message_id, node.rules = event.source, event.message_id, cause.rules.version
             self._news().mapped.append(node)
             add_id(profile, one.type, cause.at, windowed=one.type in cause.rules.windowed)
-        if node.profile != profile.id:
+            self.changed_nodes.add(key)
+        return node
+
+    def _follow(self, nodes: Sequence[Node], profile: Profile, event: Event, rules: Rules) -> None:
+        """Lets the ids of an event point at the profile that they are of by now; the event leaves those that they pointed at.
+
+        An id by which events are partitioned goes on pointing where it did until the next event that is partitioned by it: that one
+        may be emitted by another member of the pipeline, which has the earlier ones to emit first, so it has to leave the profile itself."""
+        former = [node for node in nodes if node.profile != profile.id]
+        if not former:
+            return
+        own = _partitioned_by(event, rules)
+        if any(node.key == own for node in nodes):
+            former = [node for node in former if node.key == own or not node.key.startswith(_PARTITIONING)]
+        for node in former:
             if profile.collection == USERS:
                 self._leave(node.profile)
             node.profile = profile.id
-            self.changed_nodes.add(key)
-        return node
+            self.changed_nodes.add(node.key)
 
     def _edge(self, a: str, b: str, event: Event, at: int, rules: int) -> None:
         pair = (a, b) if a < b else (b, a)
@@ -409,6 +426,8 @@ class Graph:
         gone, event = self.nodes[key], cause.event
         assert gone.profile is not None, "what moves is mapped"
         left = self.profiles[self.canonical(gone.profile)]
+        if key == _partitioned_by(event, cause.rules):
+            self._leave(left.id)
         edges = self._taken(key)
         heir = self._heir(key, left, edges, cause.rules)
         inherit(heir, gone)
@@ -493,6 +512,15 @@ class Graph:
             sightings[key] = Sighting(at, at, event.source, event.message_id, event.type, cause.rules.version)
         else:
             _once_more(known, cause.at)
+
+
+_PARTITIONING: Final = ("anonymous_id:", "user_id:")
+
+
+def _partitioned_by(event: Event, rules: Rules) -> str:
+    """The id that `Event.key` is, as a node's key; no node's where it is of a type that is off."""
+    kind, value = ("anonymous_id", event.anonymous_id) if event.anonymous_id else ("user_id", event.user_id or "")
+    return f"{kind}:{rules.types[kind].normalize(value)}" if kind in rules.types else ""
 
 
 def founded_by(event: Event, key: bytes, collection: Collection) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from pipeline.corrections import event_of
-from pipeline.identity import DEFAULT
+from pipeline.identity import DEFAULT, Rules
 from pipeline.log import Batch, Record
 from pipeline.parse import Work, parse
 from pipeline.store import ledger, partings, schema, splits
@@ -18,6 +18,7 @@ from pipeline.store.intake import Emission, apply
 from pipeline.store.ledger import Progress, Row, Standing
 from schemas.changes import Cause, ProfileChange
 from schemas.events import Event, ExternalId, Fence, Origin, encode_event, encode_resolved
+from schemas.identity import IdentityConfig, IdTypeConfig
 from tests.stores import prepare
 
 
@@ -39,12 +40,12 @@ def event(number: int, anonymous: str | None, user: str | None = None, kind: str
     return Record(one.key, encode_event(one), 0, number)
 
 
-def poll(*records: Record) -> Work:
-    return parse([Batch("events", 0, records, records[-1].offset + 1)])
+def poll(*records: Record, rules: Rules = DEFAULT) -> Work:
+    return parse([Batch("events", 0, records, records[-1].offset + 1)], rules=rules)
 
 
-def applied(database: Database, work: Work, emitted: int = 0) -> list[Emission]:
-    return database.run_sync(lambda connection: apply(connection, work, {0: emitted}, DEFAULT))
+def applied(database: Database, work: Work, emitted: int = 0, rules: Rules = DEFAULT) -> list[Emission]:
+    return database.run_sync(lambda connection: apply(connection, work, {0: emitted}, rules))
 
 
 def kept(database: Database) -> list[tuple[int, int, str]]:
@@ -71,6 +72,39 @@ def test_the_first_event_of_each_other_device_of_the_absorbed_profile_leaves_it_
     login, first, second = event(3, "laptop", "u1"), event(4, "tablet"), event(5, "tablet")
     _, absorbed, _, *rest = applied(database, poll(PHONE, laptop, tablet, login, first, second))
     assert [one.left for one in rest] == [[absorbed.profile], [absorbed.profile], ()]
+
+
+def test_the_first_event_of_a_server_leaves_what_a_device_merged(database: Database) -> None:
+    """The device has named its user before; but the server's events are in a partition of their own."""
+    laptop, server = applied(database, poll(event(0, "laptop"), event(1, None, "u1")))
+    login, more, *rest = applied(
+        database,
+        poll(
+            event(2, "laptop", "u1", "identify"), event(3, "laptop", "u1"), event(4, None, "u1"), event(5, None, "u1")
+        ),
+    )
+    assert login.profile == laptop.profile
+    assert (login.left, more.left) == ([server.profile], ())
+    assert [(one.profile, one.left) for one in rest] == [(laptop.profile, [server.profile]), (laptop.profile, ())]
+
+
+def test_a_device_whose_id_is_blocked_leaves_what_its_user_was_once(database: Database) -> None:
+    """There is no id of its own to go by."""
+    laptop, server = applied(database, poll(event(0, "laptop"), event(1, "anonymous", "u1")))
+    _, first, second = applied(
+        database, poll(event(2, "laptop", "u1", "identify"), event(3, "null", "u1"), event(4, "null", "u1"))
+    )
+    assert [(one.profile, one.left) for one in (first, second)] == [
+        (laptop.profile, [server.profile]),
+        (laptop.profile, ()),
+    ]
+
+
+def test_a_device_that_has_another_owner_leaves_the_one_before(database: Database) -> None:
+    rules = Rules(IdentityConfig(types={"anonymous_id": IdTypeConfig(latest_owner=True)}))
+    records = [event(0, "tablet", "u1"), event(1, "tablet", "u2"), event(2, "tablet", "u2")]
+    first, *rest = applied(database, poll(*records, rules=rules), rules=rules)
+    assert [(one.profile != first.profile, one.left) for one in rest] == [(True, [first.profile]), (True, ())]
 
 
 def test_what_is_applied_again_leaves_what_it_left_then(database: Database) -> None:

@@ -55,12 +55,18 @@ LIMITS = Limits(
 
 @dataclass(frozen=True)
 class Send:
-    """An event of a device, perhaps of somebody who is logged in; what attempts at it come to, then delivered."""
+    """An event of a device, perhaps of somebody who is logged in, or of a server, which knows of the user only; what attempts at it come to,
+    then delivered."""
 
-    device: int
+    device: int | None
     user: int | None
     kind: str
     answers: tuple[str, ...]
+
+    @property
+    def place(self) -> int:
+        """What its partition is found by: the device, else the user."""
+        return self.device if self.device is not None else 100 + (self.user or 0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ class Settle:
 devices = st.integers(0, 7)
 answers = st.sampled_from([(), ("retry",), ("retry", "retry"), ("retry", "rejected"), ("rejected",)])
 kinds = st.sampled_from(["track", "track", "identify"])
-sends = st.builds(Send, devices, st.sampled_from([None, None, 0, 0, 1]), kinds, answers)
+sends = st.builds(Send, devices, st.sampled_from([None, None, 0, 0, 1]), kinds, answers) | st.builds(
+    Send, st.none(), st.sampled_from([0, 0, 1]), kinds, answers
+)
 
 
 @st.composite
@@ -116,12 +124,27 @@ def visits(draw: st.DrawFn) -> list[Send]:
     ]
 
 
+@st.composite
+def errands(draw: st.DrawFn) -> list[Any]:
+    """A server knows somebody whom a device does not know yet: the device's login merges what the server goes on with, whoever emits first."""
+    device, user = draw(devices), draw(st.sampled_from([0, 1]))
+    emitted = draw(st.lists(st.builds(Emit, st.integers(0, 1), st.none(), st.just(True)), max_size=1))
+    return [
+        Send(device, None, "track", ()),
+        Send(None, user, "track", draw(answers)),
+        Send(device, user, draw(kinds), ()),
+        *emitted,
+        Send(None, user, "track", ()),
+    ]
+
+
 steps = st.lists(
     st.one_of(
         sends.map(lambda one: [one]),
         visits(),
         visits(),
         visits(),
+        errands(),
         st.builds(Emit, st.integers(0, 1), st.none() | st.integers(0, 2), st.booleans()).map(lambda one: [one]),
         st.builds(Emit, st.integers(0, 1), st.none(), st.just(True)).map(lambda one: [one]),
         st.builds(Crash, st.integers(0, 1), st.booleans()).map(lambda one: [one]),
@@ -276,12 +299,12 @@ class Model:
             if merge not in self._merged:
                 self._people[survivor] += self._people.pop(absorbed, [])
         self._merged.update(merge for merge, _, _ in merges)
-        before = {one for one in self._people[profile] if self.together or self._devices[one] == step.device}
+        before = {one for one in self._people[profile] if self.together or self._devices[one] == step.place}
         self.before[message_id] = before
         self.left[message_id] = list(step.answers)
         if step.kind == "track":  # the others are filtered
             self._people[profile].append(message_id)
-            self._devices[message_id] = step.device
+            self._devices[message_id] = step.place
 
     def parted(self, profile: str, other: str) -> None:
         """What comes of either side comes after what the whole had."""
@@ -350,7 +373,7 @@ class Deployment:
     async def send(self, step: Send) -> None:
         number, self.sent = self.sent, self.sent + 1
         message_id = f"m{number}"
-        worker = self.workers[step.device % len(self.workers)]
+        worker = self.workers[step.place % len(self.workers)]
         profile = await worker.send(_event(message_id, number, step))
         table = schema.merges.c
         merges = await self.world.database.read(
@@ -421,10 +444,9 @@ class Deployment:
 
 def _event(message_id: str, number: int, step: Send) -> Event:
     at = 1_700_000_000_000_000 + number * 1_000_000
-    device, user = f"d{step.device}", None if step.user is None else f"u{step.user}"
-    body: dict[str, Any] = {"type": step.kind, "messageId": message_id, "anonymousId": device, "event": "Clicked"}
-    if user is not None:
-        body["userId"] = user
+    device, user = (None if one is None else f"{name}{one}" for name, one in (("d", step.device), ("u", step.user)))
+    named = {name: value for name, value in (("anonymousId", device), ("userId", user)) if value is not None}
+    body = {"type": step.kind, "messageId": message_id, "event": "Clicked", **named}
     return Event("web", step.kind, message_id, device, user, at, None, at, "client", None, None, orjson.dumps(body))
 
 
