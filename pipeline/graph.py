@@ -392,18 +392,20 @@ class Graph:
         """Lets the ids of an event point at the profile that they are of by now; the event leaves those that they pointed at.
 
         An id by which events are partitioned goes on pointing where it did until the next event that is partitioned by it: that one
-        may be emitted by another member of the pipeline, which has the earlier ones to emit first, so it has to leave the profile itself."""
+        may be emitted by another member of the pipeline, which has the earlier ones to emit first, so it has to leave the profile itself.
+        So has each event whose own id takes no part, as of a device that is somebody else's: nothing tells which of them is the first."""
         former = [node for node in nodes if node.profile != profile.id]
         if not former:
             return
         own = _partitioned_by(event, rules)
-        if any(node.key == own for node in nodes):
-            former = [node for node in former if node.key == own or not node.key.startswith(_PARTITIONING)]
+        takes_part = any(node.key == own for node in nodes)
         for node in former:
-            if profile.collection == USERS:
+            follows = node.key == own or not node.key.startswith(_PARTITIONING) or profile.collection != USERS
+            if profile.collection == USERS and (follows or not takes_part):
                 self._leave(node.profile)
-            node.profile = profile.id
-            self.changed_nodes.add(node.key)
+            if follows:
+                node.profile = profile.id
+                self.changed_nodes.add(node.key)
 
     def _edge(self, a: str, b: str, event: Event, at: int, rules: int) -> None:
         pair = (a, b) if a < b else (b, a)

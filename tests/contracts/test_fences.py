@@ -88,16 +88,15 @@ def test_the_first_event_of_a_server_leaves_what_a_device_merged(database: Datab
     assert [(one.profile, one.left) for one in rest] == [(laptop.profile, [server.profile]), (laptop.profile, ())]
 
 
-def test_a_device_whose_id_is_blocked_leaves_what_its_user_was_once(database: Database) -> None:
-    """There is no id of its own to go by."""
-    laptop, server = applied(database, poll(event(0, "laptop"), event(1, "anonymous", "u1")))
-    _, first, second = applied(
+def test_each_event_of_a_device_whose_id_is_blocked_leaves_what_its_user_was(database: Database) -> None:
+    """There is no id of its own to tell the first by."""
+    laptop, server = applied(database, poll(event(0, "laptop"), event(1, "null", "u1")))
+    _, *rest = applied(
         database, poll(event(2, "laptop", "u1", "identify"), event(3, "null", "u1"), event(4, "null", "u1"))
     )
-    assert [(one.profile, one.left) for one in (first, second)] == [
-        (laptop.profile, [server.profile]),
-        (laptop.profile, ()),
-    ]
+    assert [(one.profile, one.left) for one in rest] == [(laptop.profile, [server.profile])] * 2
+    last, after = applied(database, poll(event(5, None, "u1"), event(6, "null", "u1")))
+    assert (last.left, after.left) == ([server.profile], ())
 
 
 def test_a_device_that_has_another_owner_leaves_the_one_before(database: Database) -> None:

@@ -105,7 +105,7 @@ async def survive(deployment: Deployment, blows: Mapping[str, tuple[Blow, float]
         await deployment.ready()
         clock.note("ready")
         async with background(watch_the_books(deployment, imbalances)):
-            async with background(storm.rage(SECONDS)) as raging:
+            async with background(storm.rage(SECONDS)) as raging, background(tend_after(raging, deployment)):
                 await load.run(int(SECONDS * MESSAGES), raging)
             clock.note("all sent")
             books = await until_quiet(deployment)
@@ -139,6 +139,14 @@ async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def tend_after(raging: "asyncio.Task[None]", deployment: Deployment) -> None:
+    """What the storm left unable to start is started again while there is still something to send."""
+    await asyncio.wait([raging])
+    while True:
+        deployment.tend()
+        await asyncio.sleep(0.5)
 
 
 async def watch_the_books(deployment: Deployment, imbalances: list[str]) -> None:

@@ -25,6 +25,7 @@ from pipeline.log.contract import Start
 from pipeline.parse import parse
 from pipeline.split import Split
 from pipeline.store import schema, splits
+from pipeline.store.database import Database
 from pipeline.store.intake import Emission, apply
 from schemas.config import FilterConfig
 from schemas.errors import Refused
@@ -247,7 +248,7 @@ class Member(MemorySubscription):
 class Worker:
     """A member of the pipeline with its partition of `events`: applies each event as it comes, emits when told to."""
 
-    world: DeliveryWorld
+    database: Database
     log: SharedLog
     partition: int
     records: list[Record] = field(default_factory=list)
@@ -274,7 +275,7 @@ class Worker:
     async def _apply(self, records: Sequence[Record]) -> list[Emission]:
         work = parse([Batch(EVENTS, self.partition, records, records[-1].offset + 1)])
         emitted = {self.partition: self.emitted}
-        return await self.world.database.run(partial(apply, work=work, emitted=emitted, rules=DEFAULT))
+        return await self.database.run(partial(apply, work=work, emitted=emitted, rules=DEFAULT))
 
 
 # ── The law ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,7 +347,7 @@ class Deployment:
         self.world.log = self.log
         only_tracks = FilterConfig(types=("track",), events=None)
         self.world.add(self.model.deliver, atomic=atomic, concurrency=2, max_batch=3, filter_=only_tracks)
-        self.workers = [Worker(self.world, self.log, number) for number in range(members)]
+        self.workers = [Worker(self.world.database, self.log, number) for number in range(members)]
         self.engines: dict[str, asyncio.Task[None]] = {}
         self.sent = 0
 
