@@ -177,4 +177,4 @@ def test_what_a_device_or_a_server_sends_stands_behind_what_it_sent_before(plan:
         for place in standing.places[name]
         if (missing := behind - standing.before(place))
     ]
-    assert (broken, standing.places.keys()) == ([], life.behind.keys())
+    assert (broken, set(standing.places)) == ([], set(life.behind))
