@@ -69,7 +69,7 @@ def event(number: int, said: Said) -> Event:
 
 class Life:
     """Members of the pipeline with a partition of `events` each, and what each event has to stand behind: the earlier ones of its device or
-    server that are of the same person, whatever profiles that person was until then."""
+    server that are of the same person, whatever profiles that person was until then. Nothing is promised where the device is somebody else's."""
 
     def __init__(self, database: Database) -> None:
         self.database, self.log = database, SharedLog()
@@ -93,11 +93,14 @@ class Life:
                 await worker.emit(Emit(worker.partition, None, True))
 
     async def _send(self, one: Event) -> None:
-        profile = await self.workers[partition_of(one.key, MEMBERS)].send(one)
+        worker = self.workers[partition_of(one.key, MEMBERS)]
+        profile = await worker.send(one)
         await self._merge()
-        self.behind[one.message_id] = {each for each in self._people[profile] if self._keys[each] == one.key}
-        self._people[profile].append(one.message_id)
-        self._keys[one.message_id] = one.key
+        self.behind[one.message_id] = set()
+        if one.key.decode() in [value for _, value in worker.pending[-1].ids]:
+            self.behind[one.message_id] = {each for each in self._people[profile] if self._keys[each] == one.key}
+            self._people[profile].append(one.message_id)
+            self._keys[one.message_id] = one.key
 
     async def _merge(self) -> None:
         merges = schema.merges.c
