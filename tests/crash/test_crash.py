@@ -66,6 +66,7 @@ async def test_nothing_is_lost_or_doubled_on_kafka_and_postgresql(
         await asyncio.to_thread(own_kafka_broker.start)
 
     async def backend() -> None:
+        await asyncio.to_thread(postgres_server.wait_until_ready)  # a busy machine may still be at the kill before
         await asyncio.to_thread(postgres_server.kill_backend, empty_postgres_url)
         await asyncio.to_thread(postgres_server.wait_until_ready)
 
