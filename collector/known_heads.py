@@ -81,7 +81,7 @@ class KnownHeads:
         constant, forwarded = _constant(key)
         _keep(self._heads, key, known)
         if len(forwarded) == len(known.forwarded):  # spelled in the usual way
-            _keep(self.alike, constant, known)
+            _keep(self.alike, constant, known._replace(forwarded=()))
 
     def _find_alike(self, head: bytes) -> KnownHead | None:
         """A head that has the constant lines of one that came before."""
@@ -91,7 +91,8 @@ class KnownHeads:
         known = self.alike.get(constant)
         if known is None:
             return None
-        known = known._replace(forwarded=forwarded)
+        if forwarded:
+            known = KnownHead(*known[:-1], forwarded)
         _keep(self._heads, head, known)
         return known
 

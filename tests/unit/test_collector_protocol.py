@@ -509,6 +509,11 @@ async def test_heads_that_differ_in_what_proxies_and_browsers_add_are_alike() ->
     assert (heads.parsed, len(heads.alike)) == (1, 1)
 
 
+async def test_who_came_through_no_proxy_has_no_other_address_than_his_own() -> None:
+    through, past = post("/v1/t", BODY, "X-Forwarded-For: 198.51.100.9"), post("/v1/t", BODY)
+    assert await addresses(KnownHeads(), through, past, through) == ["198.51.100.9", "127.0.0.1", "198.51.100.9"]
+
+
 @pytest.mark.parametrize(
     "another",
     [
