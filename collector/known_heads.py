@@ -119,7 +119,7 @@ def _constant(head: bytes) -> tuple[bytes, Sequence[bytes]]:
 
 def _lines(names: Iterable[str]) -> "re.Pattern[bytes]":
     """Finds whole lines with these fields, the value of the first one apart. No control characters in them, and no line that is continued by the
-    next: all other is the parser's to judge."""
+    next (what is left of that is in no head that became known, either): all other is the parser's to judge."""
     first, *others = [
         "-".join(f"[{word[0]}{word[0].lower()}]{_tail(word)}" for word in name.split("-")) for name in names
     ]

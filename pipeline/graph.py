@@ -252,11 +252,10 @@ class Graph:
         if owner is None:
             return None
         for node in found:
-            if node.profile != owner.id:
+            if node.profile != owner.id or node.former is not None:
                 self._follow(found, owner, event, rules)
                 break
-        else:
-            self._found[id(ids)] = found, owner, ids
+        self._found[id(ids)] = found, owner, ids
         return found, owner
 
     def _fold(
@@ -360,9 +359,7 @@ class Graph:
             self._news().merged.append(merge)
         return first
 
-    def _leave(self, profile: str | None) -> None:
-        if profile is None:
-            return
+    def _leave(self, profile: str) -> None:
         if self.left is None:
             self.left = []
         if profile not in self.left:
@@ -391,21 +388,20 @@ class Graph:
     def _follow(self, nodes: Sequence[Node], profile: Profile, event: Event, rules: Rules) -> None:
         """Lets the ids of an event point at the profile that they are of by now; the event leaves those that they pointed at.
 
-        An id by which events are partitioned goes on pointing where it did until the next event that is partitioned by it: that one
-        may be emitted by another member of the pipeline, which has the earlier ones to emit first, so it has to leave the profile itself.
-        So has each event whose own id takes no part, as of a device that is somebody else's: nothing tells which of them is the first."""
-        former = [node for node in nodes if node.profile != profile.id]
-        if not former:
-            return
+        An id by which other events are partitioned keeps the name of what it pointed at: the next of those may be emitted by another member
+        of the pipeline, which has the earlier ones to emit first, so that one has to leave it as well."""
         own = _partitioned_by(event, rules)
-        takes_part = any(node.key == own for node in nodes)
-        for node in former:
-            follows = node.key == own or not node.key.startswith(_PARTITIONING) or profile.collection != USERS
-            if profile.collection == USERS and (follows or not takes_part):
-                self._leave(node.profile)
-            if follows:
-                node.profile = profile.id
-                self.changed_nodes.add(node.key)
+        for node in nodes:
+            is_own, before = node.key == own, node.profile
+            if before == profile.id and not (is_own and node.former):
+                continue
+            if profile.collection == USERS:
+                for one in (before, node.former if is_own else None):
+                    if one is not None and one != profile.id:
+                        self._leave(one)
+                node.former = None if is_own else _kept(node)
+            node.profile = profile.id
+            self.changed_nodes.add(node.key)
 
     def _edge(self, a: str, b: str, event: Event, at: int, rules: int) -> None:
         pair = (a, b) if a < b else (b, a)
@@ -428,8 +424,6 @@ class Graph:
         gone, event = self.nodes[key], cause.event
         assert gone.profile is not None, "what moves is mapped"
         left = self.profiles[self.canonical(gone.profile)]
-        if key == _partitioned_by(event, cause.rules):
-            self._leave(left.id)
         edges = self._taken(key)
         heir = self._heir(key, left, edges, cause.rules)
         inherit(heir, gone)
@@ -438,7 +432,7 @@ class Graph:
                 self._hand_over((heir.key, other) if heir.key < other else (other, heir.key), edge, cause.rules)
         self._hand_over_links(key, heir.key)
         drop_id(left, key.partition(":")[0], gone.added_at)
-        self.nodes[key] = Node(key)
+        self.nodes[key] = Node(key, former=_kept(gone))
         self.changed_nodes.update((key, heir.key))
         self.changed_profiles.add(left.id)
         move = Move(
@@ -517,6 +511,11 @@ class Graph:
 
 
 _PARTITIONING: Final = ("anonymous_id:", "user_id:")
+
+
+def _kept(node: Node) -> str | None:
+    """What the next event that an id partitions leaves, once the id points elsewhere."""
+    return (node.former or node.profile) if node.key.startswith(_PARTITIONING) else None
 
 
 def _partitioned_by(event: Event, rules: Rules) -> str:

@@ -59,7 +59,7 @@ class Profile:
 class Node:
     """An external id in the graph, with the state that its own events contributed. `home` is the profile it was first mapped
     to, `source`, `message_id` and `rules` tell of the event that mapped it; `apart` names the splits that hold it, as
-    split:side."""
+    split:side. `former` is the profile under which the events that it partitions stood last, where that is another than `profile`."""
 
     key: str
     profile: str | None = None
@@ -77,6 +77,7 @@ class Node:
     last_message: str = ""
     apart: list[str] = field(default_factory=list)
     consent: Traits = field(default_factory=dict)
+    former: str | None = None
 
 
 def message_key(source: str, message_id: str) -> bytes:

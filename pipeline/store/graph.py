@@ -146,6 +146,7 @@ def _node_row(node: Node) -> tuple[Any, ...]:
         node.last_message,
         _json(node.apart),
         _json(node.consent),
+        node.former,
     )
 
 

@@ -112,6 +112,7 @@ nodes: Final = Table(
     Column("last_message", String, nullable=False, server_default=""),
     Column("apart", Text),  # [split:side]
     Column("consent", Text),
+    Column("former", String),  # the profile that the events it partitions stood under last, where that is another
     Index("nodes_by_profile", "profile"),
     # By bytes: under a language's collation, ids with a common beginning do not stand together.
     Index("nodes_by_prefix", "key", postgresql_ops={"key": "text_pattern_ops"}).ddl_if(dialect="postgresql"),

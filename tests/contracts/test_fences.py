@@ -88,15 +88,20 @@ def test_the_first_event_of_a_server_leaves_what_a_device_merged(database: Datab
     assert [(one.profile, one.left) for one in rest] == [(laptop.profile, [server.profile]), (laptop.profile, ())]
 
 
-def test_each_event_of_a_device_whose_id_is_blocked_leaves_what_its_user_was(database: Database) -> None:
+def test_an_id_in_another_spelling_is_the_same(database: Database) -> None:
+    laptop, server = applied(database, poll(event(0, "laptop"), event(1, None, " u1")))
+    *_, next_of_server = applied(database, poll(event(2, "laptop", "u1", "identify"), event(3, None, " u1")))
+    assert (next_of_server.profile, next_of_server.left) == (laptop.profile, [server.profile])
+
+
+def test_the_first_event_of_a_device_whose_id_is_blocked_leaves_what_its_user_was(database: Database) -> None:
     """There is no id of its own to tell the first by."""
-    laptop, server = applied(database, poll(event(0, "laptop"), event(1, "null", "u1")))
-    _, *rest = applied(
-        database, poll(event(2, "laptop", "u1", "identify"), event(3, "null", "u1"), event(4, "null", "u1"))
-    )
-    assert [(one.profile, one.left) for one in rest] == [(laptop.profile, [server.profile])] * 2
-    last, after = applied(database, poll(event(5, None, "u1"), event(6, "null", "u1")))
-    assert (last.left, after.left) == ([server.profile], ())
+    before, placeholder = applied(database, poll(event(0, "laptop"), event(1, "null", "u1")))
+    linking = event(2, "laptop", None, "identify", traits={"email": "kim@example.com"})
+    login = event(3, "null", "u1", "identify", traits={"email": "kim@example.com"})
+    _, merging, more, server = applied(database, poll(linking, login, event(4, "null", "u1"), event(5, None, "u1")))
+    assert merging.profile == before.profile
+    assert [one.left for one in (merging, more, server)] == [[placeholder.profile], (), [placeholder.profile]]
 
 
 def test_a_device_that_has_another_owner_leaves_the_one_before(database: Database) -> None:
@@ -104,6 +109,24 @@ def test_a_device_that_has_another_owner_leaves_the_one_before(database: Databas
     records = [event(0, "tablet", "u1"), event(1, "tablet", "u2"), event(2, "tablet", "u2")]
     first, *rest = applied(database, poll(*records, rules=rules), rules=rules)
     assert [(one.profile != first.profile, one.left) for one in rest] == [(True, [first.profile]), (True, ())]
+
+
+def test_a_device_that_changes_hands_leaves_what_its_events_stand_under(database: Database) -> None:
+    """Its owner was absorbed since it came last."""
+    rules = Rules(IdentityConfig(types={"anonymous_id": IdTypeConfig(latest_owner=True)}))
+    traits = {"email": "kim@example.com"}
+    _, tablet, _, other = applied(
+        database,
+        poll(
+            event(0, None, None, "identify", traits=traits),
+            event(1, "tablet", "u1"),
+            event(2, None, "u1", "identify", traits=traits),
+            event(3, "tablet", "u2"),
+            rules=rules,
+        ),
+        rules=rules,
+    )
+    assert tablet.profile in other.left
 
 
 def test_what_is_applied_again_leaves_what_it_left_then(database: Database) -> None:
