@@ -25,13 +25,16 @@ _OF: Final = "SELECT partition, profile, left_profile FROM partings WHERE profil
 
 
 def note(connection: Connection, changes: Iterable[ProfileChange], at: int) -> None:
-    """In the transaction that gave ids of people another profile; `at` is in UTC microseconds. Removes what nothing waits for any more."""
+    """In the transaction that gave ids of people another profile; `at` is in UTC microseconds. Who is taken out of somebody who still waits
+    waits for the same. Removes what nothing waits for any more."""
     table = schema.partings
-    pairs = {(one.profile, one.other) for one in changes if one.collection == USERS and one.ids and one.other}
-    partitions = connection.execute(select(schema.positions.c.partition)).scalars().all()
-    rows = [(profile, partition, left, at) for profile, left in sorted(pairs) for partition in partitions]
     connection.execute(delete(table).where(table.c.at < at - KEPT))
-    bulk.upsert(connection, table, rows)
+    pairs = sorted({(one.profile, one.other) for one in changes if one.collection == USERS and one.ids and one.other})
+    partitions = connection.execute(select(schema.positions.c.partition)).scalars().all()
+    rows = {(profile, partition, left, at) for profile, left in pairs for partition in partitions}
+    for partition, waiting, left in bulk.select(connection, _OF, sorted({left for _, left in pairs})):
+        rows |= {(profile, partition, left, at) for profile, other in pairs if other == waiting and profile != left}
+    bulk.upsert(connection, table, sorted(rows))
 
 
 def behind(

@@ -1,6 +1,7 @@
 """What an event's ids were of before: noted with the event, the same after a crash, gone once it is emitted."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,15 @@ def test_a_part_that_merges_into_the_whole_does_not_wait_for_itself(database: Da
     database.run_sync(lambda connection: partings.note(connection, [parted(part, whole)], 3))
     (joined,) = applied(database, poll(LOGIN))
     assert (joined.profile, joined.left) == (whole, [part])
+
+
+def test_a_part_of_a_part_waits_for_the_whole_as_well(database: Database) -> None:
+    """Nothing came from the part before it was taken apart itself."""
+    whole, part = (one.profile for one in applied(database, poll(PHONE, LAPTOP)))
+    for profile, other in ((part, whole), ("use_tv", part)):
+        database.run_sync(partial(partings.note, changes=[parted(profile, other)], at=3))
+    rows = database.read_sync(lambda connection: connection.execute(select(schema.partings)).all())
+    assert {(row.profile, row.left_profile) for row in rows} == {(part, whole), ("use_tv", part), ("use_tv", whole)}
 
 
 def test_nobody_waits_for_an_account_that_was_taken_apart(database: Database) -> None:
