@@ -292,7 +292,7 @@ class Model:
     settled: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
     _people: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    _devices: dict[str, int] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict)
     _merged: set[str] = field(default_factory=set)
 
     def applied(self, message_id: str, step: Send, profile: str, merges: Sequence[tuple[str, str, str]]) -> None:
@@ -300,12 +300,12 @@ class Model:
             if merge not in self._merged:
                 self._people[survivor] += self._people.pop(absorbed, [])
         self._merged.update(merge for merge, _, _ in merges)
-        before = {one for one in self._people[profile] if self.together or self._devices[one] == step.place}
+        before = {one for one in self._people[profile] if self.together or self._places[one] == step.place}
         self.before[message_id] = before
         self.left[message_id] = list(step.answers)
         if step.kind == "track":  # the others are filtered
             self._people[profile].append(message_id)
-            self._devices[message_id] = step.place
+            self._places[message_id] = step.place
 
     def parted(self, profile: str, other: str) -> None:
         """What comes of either side comes after what the whole had."""
@@ -314,7 +314,7 @@ class Model:
     @property
     def meant(self) -> set[str]:
         """All that the destination is to get."""
-        return set(self._devices)
+        return set(self._places)
 
     async def deliver(self, batch: Sequence[RawEvent]) -> Sequence[Outcome]:
         ids = [one["messageId"] for one in batch]
